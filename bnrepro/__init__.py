@@ -1,0 +1,6 @@
+"""Reproduce Batch Normalization (Ioffe & Szegedy 2015) in NumPy: train sweeps, keep their results, draw figures."""
+
+from .errors import InputError
+from .store import Results, load
+
+__all__ = ["InputError", "Results", "load"]

@@ -1,0 +1,319 @@
+"""What one run is: typed and checked, with an identity; and from names to the things they name.
+
+Hydra composes ``conf/``, which holds every default; here stand the types and the checks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .batchnorm import BatchNorm
+from .data import DATASETS
+from .errors import InputError
+from .layers import Initializer, Normal, ReLU, Sigmoid, he, xavier
+from .network import Network, mlp
+from .optim import OPTIMIZERS
+from .train import Schedule
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+Table = Mapping[str, Any]
+ACTIVATIONS: Table = {"sigmoid": Sigmoid, "relu": ReLU}
+NORMS: Table = {"none": None, "batch": BatchNorm}
+INITIALIZERS: Table = {"normal": Normal, "xavier": xavier, "he": he}
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+T = TypeVar("T")
+
+
+def find(table: Table, name: Any, key: str) -> Any:
+    """What ``name`` stands for: an entry of ``table``, or anything by its import path.
+
+    Raises:
+        InputError: naming the key, the name and the names that are allowed.
+    """
+    if name in table:
+        return table[name]
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(
+            f"{key}={name}: must be one of {', '.join(table)}, or an import path like package.module.Class"
+        ) from None
+
+
+@functools.cache
+def _adapter(cls: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, cls))
+
+
+def typed(cls: type[T], options: Any, key: str) -> T:
+    """``options`` as an instance of the dataclass ``cls``, converted and checked.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    if not isinstance(options, Mapping):
+        raise InputError(f"{key}={options}: must be a group of settings")
+    known = [f.name for f in fields(cast(Any, cls))]
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(f"{_join(key, name)}={value}: no such key; known are {', '.join(known)}")
+    try:
+        return _adapter(cast(Hashable, cls)).validate_python(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = _join(key, *(part for part in first["loc"] if isinstance(part, str)))
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if first["type"] == "missing":
+            raise InputError(f"{where}: missing; known are {', '.join(known)}") from error
+        if first["type"] == "value_error":  # raised by the class itself, which names the value
+            raise InputError(f"{_join(where, message)}") from error
+        raise InputError(f"{where}={first['input']}: {message}") from error
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Init:
+    """How weights are drawn; ``std`` is that of scheme ``normal``, and None with the others."""
+
+    scheme: str
+    std: Positive | None
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        find(INITIALIZERS, self.scheme, "scheme")
+        if self.scheme != "normal":
+            object.__setattr__(self, "std", None)
+        elif self.std is None:
+            raise ValueError("std=null: scheme normal needs one above 0")
+
+    def build(self) -> Initializer:
+        """The function that draws."""
+        scheme = find(INITIALIZERS, self.scheme, "scheme")
+        return scheme if self.std is None else scheme(self.std)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected: ``model=mlp``."""
+
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    activation: str
+    norm: str
+    norm_options: dict[str, Any]
+    init: Init
+
+    def __post_init__(self) -> None:
+        """Check the names, and fill in the norm's own defaults, which are part of what a run is."""
+        find(ACTIVATIONS, self.activation, "activation")
+        norm = find(NORMS, self.norm, "norm")
+        filled = asdict(typed(norm, self.norm_options, "norm_options")) if norm else {}
+        object.__setattr__(self, "norm_options", filled)
+
+    def build(self, classes: int) -> Network:
+        """The network of one run."""
+        norm = find(NORMS, self.norm, "norm")
+        return mlp(
+            self.hidden,
+            classes,
+            self.init.build(),
+            find(ACTIVATIONS, self.activation, "activation"),
+            functools.partial(norm, **self.norm_options) if norm else None,
+        )
+
+
+MODELS: Table = {"mlp": MLP}
+
+
+@dataclass(frozen=True)
+class Train(Schedule):
+    """How long a run trains, in which arithmetic, and what is measured on the way."""
+
+    steps: Count
+    batch_size: Count
+    measurements: Count
+    probe_examples: Annotated[int, Field(gt=1, strict=True)]
+    eval_examples: Count
+    dtype: Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where runs are computed; changes no result."""
+
+    n_jobs: int
+    group_size: Count | None
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.n_jobs == 0:
+            raise ValueError("n_jobs=0: must be a number of worker processes, or -1 for one per core")
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A choice by name, and what it stands for. Equal, and hashed, by what matters to a result."""
+
+    name: str
+    value: Any
+
+    @classmethod
+    def parse(cls, table: Table, options: Any, key: str) -> Named:
+        """From a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
+        if not isinstance(options, Mapping) or "name" not in options:
+            raise InputError(f"{key}={options}: must be a group of settings with a name")
+        chosen = find(table, options["name"], f"{key}.name")
+        if not (isinstance(chosen, type) and is_dataclass(chosen)):
+            raise InputError(f"{key}.name={options['name']}: must be a dataclass, whose fields are the settings")
+        own_name = any(f.name == "name" for f in fields(chosen))
+        rest = {k: v for k, v in options.items() if k != "name" or own_name}
+        return cls(options["name"], typed(chosen, rest, key))
+
+    def identity(self) -> dict[str, Any]:
+        """What matters to a result: the fields that take part in comparison."""
+        compared = {f.name for f in fields(self.value) if f.compare}
+        return {"name": self.name} | {k: v for k, v in asdict(self.value).items() if k in compared}
+
+    def __eq__(self, other: object) -> bool:
+        """Equal identities."""
+        return isinstance(other, Named) and self.identity() == other.identity()
+
+    def __hash__(self) -> int:
+        """Of the identity."""
+        return hash(json.dumps(self.identity(), sort_keys=True))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a data set, a model, an optimiser, a learning rate, a schedule and a seed."""
+
+    dataset: Named
+    model: Named
+    optimizer: Named
+    lr: float
+    train: Train
+    seed: int
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> RunConfig:
+        """From the settings that Hydra composed, or that a grid made of them.
+
+        Raises:
+            InputError: naming the key, its value and what is allowed.
+        """
+        optimizer = dict(settings["optimizer"]) if isinstance(settings["optimizer"], Mapping) else {}
+        rate = typed(_Rate, {"lr": optimizer.pop("lr", None)}, "optimizer")
+        run = cls(
+            dataset=Named.parse(DATASETS, settings["dataset"], "dataset"),
+            model=Named.parse(MODELS, settings["model"], "model"),
+            optimizer=Named.parse(OPTIMIZERS, optimizer or settings["optimizer"], "optimizer"),
+            lr=rate.lr,
+            train=typed(Train, settings["train"], "train"),
+            seed=typed(_Seed, {"seed": settings["seed"]}, "").seed,
+        )
+        if run.train.batch_size == 1 and getattr(run.model.value, "norm", None) == "batch":
+            raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
+        return run
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that makes the run what it is, in the layout of the settings."""
+        optimizer = self.optimizer.identity()
+        return {
+            "dataset": self.dataset.identity(),
+            "model": self.model.identity(),
+            "optimizer": {"name": optimizer.pop("name"), "lr": self.lr} | optimizer,
+            "train": asdict(self.train),
+            "seed": self.seed,
+        }
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """Digest of :meth:`to_dict`: equal for equal runs, whatever the spelling of their settings."""
+        return _digest(self.to_dict())
+
+    @functools.cached_property
+    def group_id(self) -> str:
+        """Equal for runs that can be trained in lock-step: they differ in seed, learning rate and weight scale only."""
+        settings = self.to_dict()
+        settings["model"].pop("init", None)
+        return _digest(settings | {"seed": None, "optimizer": settings["optimizer"] | {"lr": None}})
+
+
+@dataclass(frozen=True)
+class _Rate:
+    lr: Positive
+
+
+@dataclass(frozen=True)
+class _Seed:
+    seed: Annotated[int, Field(ge=0, strict=True)]
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a command says: the base run, the grid around it, and where to compute and keep it."""
+
+    run: Mapping[str, Any]
+    """As composed; a grid changes it before it is parsed."""
+    grid: Mapping[str, Any] | None
+    results_dir: Path
+    compute: Compute
+
+    @classmethod
+    def parse(cls, composed: Mapping[str, Any]) -> Settings:
+        """From what Hydra composed.
+
+        Raises:
+            InputError: naming the key, its value and what is allowed.
+        """
+        rest = dict(composed)
+        run = {f.name: rest.pop(f.name) for f in fields(RunConfig) if f.name in rest}
+        sweep = rest.pop("sweep", None)
+        other = typed(_Other, rest | {"compute": typed(Compute, rest.get("compute"), "compute")}, "")
+        grid = None if sweep is None else typed(_Sweep, sweep, "sweep").grid
+        return cls(run, grid, Path(other.results_dir).expanduser(), other.compute)
+
+
+@dataclass(frozen=True)
+class _Other:
+    results_dir: Annotated[str, Field(min_length=1)]
+    compute: Compute
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    grid: dict[str, Any]
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """Compose ``conf/`` with overrides in Hydra's grammar, for scripts and tests.
+
+    Raises:
+        hydra.errors.HydraException: if there is no such key or option.
+    """
+    import hydra
+    from omegaconf import OmegaConf
+
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        composed: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
+        return composed

@@ -1,0 +1,99 @@
+"""A stack of named layers, and the paper's network as such a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .layers import Array, Dense, Flatten, Initializer, Layer, Nonlinearity, Shape
+from .optim import Params
+
+NetworkBackward = Callable[[Array], Params]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers applied in order; parameters and state are named by layer."""
+
+    layers: dict[str, Layer]
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Params, Params]:
+        """Parameters and state of one run, without the run axis, for examples of shape ``in_shape``.
+
+        Layers draw in order, and normalisation draws nothing: equal seeds give equal weights with and without it.
+        """
+        params, state = {}, {}
+        for name, layer in self.layers.items():
+            params[name], state[name], in_shape = layer.init(rng, in_shape)
+        return params, state
+
+    def forward(
+        self, params: Params, state: Params, x: Array, *, train: bool, taps: list[Array] | None = None
+    ) -> tuple[Array, Params, NetworkBackward]:
+        """Apply the layers to x (R or 1, N, C, H, W).
+
+        Args:
+            params: as stacked by :func:`stack_runs`.
+            state: likewise.
+            x: the mini-batch.
+            train: whether normalisation uses the mini-batch's own statistics.
+            taps: if given, receives what enters each nonlinearity, in order.
+
+        Returns:
+            The logits (R, N, K), the new state, and ``backward(dlogits)`` → gradients, named as ``params``.
+        """
+        new_state, steps = {}, []
+        for name, layer in self.layers.items():
+            if taps is not None and isinstance(layer, Nonlinearity):
+                taps.append(x)
+            x, new_state[name], step = layer.forward(params[name], state[name], x, train=train)
+            steps.append((name, step))
+        first = next(i for i, (name, _) in enumerate(steps) if params[name])
+
+        def backward(dy: Array) -> Params:
+            grads: Params = {}
+            for name, step in reversed(steps[first + 1 :]):
+                dy, grads[name] = step(dy)
+            name, step = steps[first]
+            _, grads[name] = step(dy, need_dx=False)
+            return grads
+
+        return x, new_state, backward
+
+    @property
+    def nonlinearities(self) -> list[Nonlinearity]:
+        """The layers whose inputs ``taps`` receives, in order."""
+        return [layer for layer in self.layers.values() if isinstance(layer, Nonlinearity)]
+
+
+def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:
+    """Give the parameters or states of R runs one leading run axis."""
+    return {
+        layer: {name: np.stack([t[layer][name] for t in trees]).astype(dtype) for name in arrays}
+        for layer, arrays in trees[0].items()
+    }
+
+
+def select_runs(tree: Params, runs: Array) -> Params:
+    """The same for some of the runs only, by index or mask along the run axis."""
+    return {layer: {name: a[runs] for name, a in arrays.items()} for layer, arrays in tree.items()}
+
+
+def mlp(
+    hidden: Sequence[int],
+    classes: int,
+    initializer: Initializer,
+    nonlinearity: Callable[[], Layer],
+    norm: Callable[[], Layer] | None,
+) -> Network:
+    """Fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b."""
+    layers: dict[str, Layer] = {"flatten": Flatten()}
+    for i, units in enumerate(hidden, start=1):
+        layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None)
+        if norm:
+            layers[f"norm{i}"] = norm()
+        layers[f"nonlinearity{i}"] = nonlinearity()
+    layers["logits"] = Dense(classes, initializer)
+    return Network(layers)
