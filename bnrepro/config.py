@@ -106,7 +106,7 @@ class Init:
     def build(self) -> Initializer:
         """The function that draws."""
         scheme = find(INITIALIZERS, self.scheme, "scheme")
-        return scheme if self.std is None else scheme(self.std)  # type: ignore[no-any-return]
+        return scheme if self.std is None else scheme(self.std)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ class Schedule:
 
     @property
     def measured_steps(self) -> list[int]:
-        """0, then growing by a quarter up to the even interval, then evenly up to the last step."""
+        """0, then growing by a half up to the even interval, then evenly up to the last step."""
         interval = max(1, self.steps // self.measurements)
-        early = {0} | {n for k in range(64) if (n := int(1.25**k)) < interval}
+        early = {0} | {n for k in range(64) if (n := int(1.5**k)) < interval}
         return sorted({n for n in early if n < self.steps} | {*range(interval, self.steps, interval), self.steps})
 
 

@@ -28,10 +28,10 @@ def score(results: Results) -> pd.DataFrame:
     """Per activation and norm: mean over seeds, and minimum to maximum in brackets.
 
     - best accuracy: the highest final test accuracy over the learning rates;
-    - best rate: where that was reached (geometric mean);
+    - best rate: where that was reached, the largest of equals (geometric mean);
     - usable decades: log10 of the ratio of the ends of the longest unbroken row of rates that end at 90% or more;
     - diverged: share of the rates at which the loss left the finite range;
-    - steps to 90%: at the best rate, the first measured step with a test accuracy of 90% or more.
+    - steps to 90%: at the rate that is fastest at this, the first measured step with a test accuracy of 90% or more.
     """
     arms = ["activation", "norm"]
     per_seed = pd.DataFrame(
@@ -56,23 +56,21 @@ def score(results: Results) -> pd.DataFrame:
 
 def _score_one(runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, float]:
     runs = runs.sort_values("lr")
-    best = dict.fromkeys(["best accuracy", "best rate", "steps to 90%"], np.nan)
-    ended = runs.dropna(subset="test_accuracy").sort_values("test_accuracy", kind="stable")
-    if len(ended):
-        run = ended.iloc[-1]
-        curve = curves[(curves["run_id"] == run["run_id"]) & (curves["test_accuracy"] >= USABLE)]
-        best = {
-            "best accuracy": run["test_accuracy"],
-            "best rate": run["lr"],
-            "steps to 90%": curve["step"].min(),
-        }
+    reached = curves[curves["run_id"].isin(runs["run_id"]) & (curves["test_accuracy"] >= USABLE)]
+    best = runs.dropna(subset="test_accuracy").sort_values("test_accuracy", kind="stable").tail(1)
     usable = (runs["test_accuracy"] >= USABLE).to_numpy()
     rates = np.log10(runs["lr"].to_numpy())
     decades = 0.0
     for row in np.split(np.arange(len(rates)), np.flatnonzero(~usable)):
         row = row[usable[row]]
         decades = max(decades, np.ptp(rates[row]) if len(row) else 0.0)
-    return best | {"usable decades": decades, "diverged": (runs["status"] == "diverged").mean()}
+    return {
+        "best accuracy": best["test_accuracy"].max(),
+        "best rate": best["lr"].max(),
+        "usable decades": decades,
+        "diverged": (runs["status"] == "diverged").mean(),
+        "steps to 90%": reached["step"].min(),
+    }
 
 
 def _mean_and_range(seeds: pd.Series, form: str) -> str:
@@ -103,6 +101,7 @@ def accuracy(runs: pd.DataFrame) -> Figure:
         ax.set(xscale="log", xlabel="learning rate", title=ACTIVATIONS.get(activation, activation))
         ax.set_ylim(-0.05 - 0.06 * len(norms), 1.02)
         ax.set_yticks(np.linspace(0, 1, 6))
+        ax.spines["left"].set_bounds(0, 1)
     axes[0].set_ylabel(f"test accuracy after {_steps(runs)} steps")
     _legend(
         figure, norms, runs, Line2D([], [], color="0.4", linestyle=":", linewidth=0.9, label=f"usable: {USABLE:.0%}")
