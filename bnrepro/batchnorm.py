@@ -18,8 +18,8 @@ class BatchNorm:
     layer is a fixed affine map.
 
     The moving average after t mini-batches is the weighted mean of their statistics with weights momentum^(t−i),
-    i = 1 … t, kept by ``average += (1 − momentum) / (1 − momentum^t) · (new − average)``: it needs no start
-    value, and momentum is the share of the past that is kept.
+    i = 1 … t, kept by ``average ← (1 − w) average + w new`` with w = (1 − momentum) / (1 − momentum^t): it needs no
+    start value, and momentum is the share of the past that is kept.
 
     Differs from the paper in that Algorithm 2 averages over many mini-batches after training; the paper uses
     moving averages only to follow the accuracy during training (Section 3.1).
@@ -89,10 +89,12 @@ class BatchNorm:
     def _average(self, state: Arrays, mean: Array, var: Array) -> Arrays:
         """Move the averages towards the statistics of one mini-batch."""
         updates = state["updates"] + 1
-        weight = (1 - self.momentum) / (1 - self.momentum**updates)
+        # In float64, where the first weight is exactly 1: in float32 a share of the start values would be left over.
+        weight = (1 - self.momentum) / (1 - self.momentum ** updates.astype(float))
+        weight = weight.astype(mean.dtype)
         return {
-            "mean": state["mean"] + weight * (mean - state["mean"]),
-            "var": state["var"] + weight * (var - state["var"]),
+            "mean": (1 - weight) * state["mean"] + weight * mean,
+            "var": (1 - weight) * state["var"] + weight * var,
             "updates": updates,
         }
 

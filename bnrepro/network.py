@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,14 @@ class Network:
         return x, new_state, backward
 
     @property
-    def nonlinearities(self) -> list[Nonlinearity]:
+    def nonlinearities(self) -> dict[str, Nonlinearity]:
         """The layers whose inputs ``taps`` receives, in order."""
-        return [layer for layer in self.layers.values() if isinstance(layer, Nonlinearity)]
+        return {name: layer for name, layer in self.layers.items() if isinstance(layer, Nonlinearity)}
+
+    def weights_before(self, name: str, params: Params) -> str:
+        """Name of the last layer with weights W before the layer ``name``: the one that feeds it."""
+        before = itertools.takewhile(lambda other: other != name, self.layers)
+        return [other for other in before if "W" in params.get(other, {})][-1]
 
 
 def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:

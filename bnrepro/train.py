@@ -52,7 +52,7 @@ class Schedule:
         """0, then growing by a half up to the even interval, then evenly up to the last step."""
         interval = max(1, self.steps // self.measurements)
         early = {0} | {n for k in range(64) if (n := int(1.5**k)) < interval}
-        return sorted({n for n in early if n < self.steps} | {*range(interval, self.steps, interval), self.steps})
+        return sorted(early | {*range(interval, self.steps, interval), self.steps})
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,9 @@ def train(
     one_hot = np.eye(data.classes, dtype=dtype)[data.train_labels]
     measured_steps = set(schedule.measured_steps)
 
-    for step in range(schedule.steps + 1):
+    for step in range(schedule.steps):
         if step in measured_steps:
             yield measure(group, step)
-        if step == schedule.steps:
-            break
         drawn = {seed: next(stream) for seed, stream in streams.items()}
         diverged = _step(group, data, drawn, one_hot, dtype)
         if diverged is not None:
@@ -174,6 +172,12 @@ def train(
             streams = {seed: streams[seed] for seed in set(group.seeds)}
             if not group.seeds:
                 return
+    last = measure(group, schedule.steps)
+    yield last
+    healthy = last.train_loss <= DIVERGED_LOSS  # no mini-batch follows the last update to show it
+    if not healthy.all():
+        yield Diverged(schedule.steps, group.runs[~healthy])
+        group.keep(healthy)
     yield Finished(group.runs, evaluate(group.network, group.params, group.state, data, dtype=dtype))
 
 
@@ -214,10 +218,10 @@ class _Probe:
         logits, _, backward = network.forward(params, group.state, self.x, train=True, taps=taps)
         loss, dlogits = softmax_cross_entropy(logits, self.targets)
         grads = backward(dlogits)
-        weight_norms = [gradient_norm([layer["W"]]) for layer in grads.values() if "W" in layer][::-1]
         layers = []
-        for nonlinearity, z, norm in zip(network.nonlinearities, taps, weight_norms, strict=False):
+        for (name, nonlinearity), z in zip(network.nonlinearities.items(), taps, strict=True):
             p15, p50, p85 = percentiles(z, PERCENTILES).T
+            norm = gradient_norm([grads[network.weights_before(name, grads)]["W"]])
             inactive = nonlinearity.inactive(z)
             layers.append({"p15": p15, "p50": p50, "p85": p85, "inactive": inactive, "gradient_norm": norm})
         return Measurement(

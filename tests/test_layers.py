@@ -1,0 +1,423 @@
+"""Every layer keeps the contract; then what is particular to each of those in layers.py, its initialisers and loss.
+
+A new layer is one more row of ``LAYERS``.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from gradients import assert_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnrepro import batchnorm, layers
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.layers import (
+    Array,
+    Arrays,
+    Dense,
+    Flatten,
+    Initializer,
+    Layer,
+    Nonlinearity,
+    Normal,
+    ReLU,
+    Shape,
+    Sigmoid,
+    he,
+    softmax_cross_entropy,
+    xavier,
+)
+from bnrepro.network import stack_runs
+
+
+@dataclass(frozen=True)
+class Row:
+    layer: Layer
+    shape: Shape
+    """Of one example: small, since each of its elements is perturbed; other tests multiply its first number."""
+    stochastic: bool = False
+    """Whether training draws random numbers; from the state, so that forward is a function of its arguments."""
+
+
+LAYERS = {
+    "dense": Row(Dense(4, he), (3,)),
+    "dense without bias": Row(Dense(4, he, bias=False), (3,)),
+    "dense of one unit": Row(Dense(1, he), (1,)),
+    "flatten": Row(Flatten(), (2, 3, 2)),
+    "sigmoid": Row(Sigmoid(), (3,)),
+    "sigmoid of images": Row(Sigmoid(), (2, 3, 2)),
+    "relu": Row(ReLU(), (3,)),
+    "relu of images": Row(ReLU(), (2, 3, 2)),
+    "batch norm": Row(BatchNorm(), (3,)),
+    "batch norm without eps": Row(BatchNorm(eps=0, momentum=0), (3,)),
+}
+WITH_PARAMETERS = {name: row for name, row in LAYERS.items() if row.layer.init(np.random.default_rng(), row.shape)[0]}
+
+each_layer = pytest.mark.parametrize("row", LAYERS.values(), ids=LAYERS)
+each_mode = pytest.mark.parametrize("train", [True, False], ids=["train", "inference"])
+any_sizes = given(
+    runs=st.sampled_from([1, 2, 5, 8]),
+    examples=st.integers(1, 40),
+    factor=st.integers(1, 9),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+repeatable = settings(deadline=None, derandomize=True, max_examples=40)
+
+
+@dataclass
+class Sample:
+    """A layer's arguments, with parameters and state that are not those of the start, and a cotangent ``dy``."""
+
+    params: Arrays
+    state: Arrays
+    x: Array
+    dy: Array
+
+    def astype(self, dtype: Any) -> "Sample":
+        return self.map(lambda a: a.astype(dtype))
+
+    def of_run(self, r: int) -> "Sample":
+        return self.map(lambda a: a[[r]])
+
+    def map(self, f: Any) -> "Sample":
+        params, state = ({name: f(a) for name, a in arrays.items()} for arrays in (self.params, self.state))
+        return Sample(params, state, f(self.x), f(self.dy))
+
+
+def sample(row: Row, runs: int = 2, examples: int = 8, factor: int = 1, *, shared_x: bool = False) -> Sample:
+    """Draw arguments in float64; ``shared_x`` gives x the run axis 1."""
+    rng = np.random.default_rng(0)
+    shape = (factor * row.shape[0], *row.shape[1:])
+    trees = []
+    for _ in range(runs):
+        params, state, _ = row.layer.init(rng, shape)
+        trees.append({"params": params, "state": state})
+    stacked = stack_runs(trees, np.dtype(float))
+    params = {name: p + 0.5 * rng.standard_normal(p.shape) for name, p in stacked["params"].items()}
+    seen = rng.standard_normal((runs, max(examples, 2), *shape))
+    state = row.layer.forward(params, stacked["state"], seen, train=True)[1]
+    x = 0.5 + 2 * rng.standard_normal((1 if shared_x else runs, examples, *shape))
+    y = row.layer.forward(params, state, x, train=False)[0]
+    return Sample(params, state, x, rng.standard_normal(y.shape))
+
+
+def outcome(row: Row, s: Sample, *, train: bool) -> Arrays:
+    """All that one forward and one backward pass give, under one name each."""
+    y, state, backward = row.layer.forward(s.params, s.state, s.x, train=train)
+    dx, grads = backward(s.dy)
+    named = {f"state {name}": a for name, a in state.items()} | {f"gradient of {name}": a for name, a in grads.items()}
+    return {"y": y, "dx": dx} | named
+
+
+def assert_same_bits(actual: Arrays, expected: Arrays) -> None:
+    assert actual.keys() == expected.keys()
+    for name, a in actual.items():
+        assert (a.dtype, a.shape) == (expected[name].dtype, expected[name].shape), name
+        assert a.tobytes() == expected[name].tobytes(), name
+
+
+def test_every_layer_of_the_package_is_in_the_table() -> None:
+    classes = {
+        cls
+        for module in (layers, batchnorm)
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and hasattr(cls, "forward") and cls is not Layer
+    }
+    assert classes == {type(row.layer) for row in LAYERS.values()}
+
+
+@each_layer
+def test_init_names_the_shapes_that_forward_takes_and_gives(row: Row) -> None:
+    params, state, out_shape = row.layer.init(np.random.default_rng(0), row.shape)
+    s = sample(row, runs=2, examples=8)
+    assert {name: (2, *p.shape) for name, p in params.items()} == {name: p.shape for name, p in s.params.items()}
+    assert {name: (2, *a.shape) for name, a in state.items()} == {name: a.shape for name, a in s.state.items()}
+    assert s.dy.shape == (2, 8, *out_shape)
+
+
+@each_layer
+@each_mode
+def test_gradients_equal_central_differences(row: Row, train: bool) -> None:
+    s = sample(row, runs=2, examples=8)
+    result = outcome(row, s, train=train)
+
+    def y(at: Arrays) -> Array:
+        return row.layer.forward({name: at[name] for name in s.params}, s.state, at["x"], train=train)[0]
+
+    grads = {name: result[f"gradient of {name}"] for name in s.params}
+    assert_gradients(y, {"x": s.x} | s.params, s.dy, {"x": result["dx"]} | grads)
+
+
+@each_layer
+@each_mode
+def test_gradients_have_the_names_and_shapes_of_what_they_belong_to(row: Row, train: bool) -> None:
+    s = sample(row, runs=3)
+    _, state, backward = row.layer.forward(s.params, s.state, s.x, train=train)
+    dx, grads = backward(s.dy)
+    assert dx.shape == s.x.shape
+    assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in s.params.items()}
+    assert {name: a.shape for name, a in state.items()} == {name: a.shape for name, a in s.state.items()}
+
+
+@each_layer
+@each_mode
+def test_passes_change_none_of_their_arguments(row: Row, train: bool) -> None:
+    s = sample(row)
+    for a in s.params, s.state, {"x": s.x, "dy": s.dy}:
+        for array in a.values():
+            array.flags.writeable = False  # so that changing it raises
+    outcome(row, s, train=train)
+
+
+@each_layer
+@each_mode
+def test_a_layer_remembers_nothing_but_what_its_backward_closes_over(row: Row, train: bool) -> None:
+    s = sample(row)
+    first = outcome(row, s, train=train)
+    y, state, backward = row.layer.forward(s.params, s.state, s.x, train=train)
+    outcome(row, sample(row, runs=3, examples=9), train=not train)
+    for _ in range(2):
+        dx, grads = backward(s.dy)
+        named = {f"state {name}": a for name, a in state.items()}
+        named |= {f"gradient of {name}": g for name, g in grads.items()}
+        assert_same_bits({"y": y, "dx": dx} | named, first)
+
+
+@each_layer
+def test_inference_leaves_the_state_as_it_is(row: Row) -> None:
+    s = sample(row)
+    _, state, _ = row.layer.forward(s.params, s.state, s.x, train=False)
+    assert_same_bits(state, s.state)
+
+
+@each_layer
+def test_the_output_in_training_depends_on_the_state_only_if_random(row: Row) -> None:
+    s = sample(row)
+    y, state, _ = row.layer.forward(s.params, s.state, s.x, train=True)
+    again, _, _ = row.layer.forward(s.params, state, s.x, train=True)
+    assert np.array_equal(y, again) != row.stochastic
+
+
+@each_layer
+@each_mode
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_dtype_is_kept(row: Row, train: bool, dtype: Any) -> None:
+    result = outcome(row, sample(row).astype(dtype), train=train)
+    assert {name: a.dtype for name, a in result.items()} == dict.fromkeys(result, np.dtype(dtype))
+
+
+@each_layer
+@each_mode
+def test_float32_is_within_1e_4_of_float64(row: Row, train: bool) -> None:
+    s = sample(row, examples=60, factor=5).astype(np.float32)
+    single, double = outcome(row, s, train=train), outcome(row, s.astype(np.float64), train=train)
+    for name, expected in double.items():
+        np.testing.assert_allclose(single[name], expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+
+
+@each_layer
+@each_mode
+@any_sizes
+@repeatable
+def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(
+    row: Row, train: bool, runs: int, examples: int, factor: int, dtype: Any
+) -> None:
+    s = sample(row, runs, max(examples, 2) if train else examples, factor).astype(dtype)
+    group = outcome(row, s, train=train)
+    for r in range(runs):
+        assert_same_bits(outcome(row, s.of_run(r), train=train), {name: a[[r]] for name, a in group.items()})
+
+
+@each_layer
+@each_mode
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, 1e-40])
+def test_extreme_neighbours_change_no_bit_of_a_run(row: Row, train: bool, value: float) -> None:
+    s = sample(row, runs=3, examples=7, factor=3).astype(np.float32)
+    alone = outcome(row, s.of_run(1), train=train)
+
+    def spoil(a: Array) -> Array:
+        a = a.copy()
+        a[::2] = value
+        return a
+
+    with np.errstate(all="ignore"):
+        group = outcome(row, s.map(spoil), train=train)
+    assert_same_bits({name: a[[1]] for name, a in group.items()}, alone)
+
+
+@each_layer
+@each_mode
+@pytest.mark.parametrize("examples", [2, 7, 60])
+def test_x_shared_by_all_runs_gives_the_bits_of_x_repeated(row: Row, train: bool, examples: int) -> None:
+    s = sample(row, runs=5, examples=examples, factor=3, shared_x=True).astype(np.float32)
+    shared = outcome(row, s, train=train)
+    repeated = Sample(s.params, s.state, np.repeat(s.x, 5, axis=0), np.repeat(s.dy, 5 // len(s.dy), axis=0))
+    result = outcome(row, repeated, train=train)
+    assert_same_bits({name: np.broadcast_to(a, result[name].shape) for name, a in shared.items()}, result)
+
+
+@pytest.mark.parametrize("row", WITH_PARAMETERS.values(), ids=WITH_PARAMETERS)
+@each_mode
+def test_without_dx_the_gradients_are_the_same(row: Row, train: bool) -> None:
+    s = sample(row).astype(np.float32)
+    _, _, backward = row.layer.forward(s.params, s.state, s.x, train=train)
+    dx, grads = backward(s.dy, need_dx=False)
+    assert dx is None
+    assert_same_bits(grads, backward(s.dy)[1])
+
+
+def test_dense_is_x_w_plus_b() -> None:
+    params = {"W": np.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]), "b": np.array([[[10.0, 20.0, 30.0]]])}
+    y, _, _ = Dense(3, he).forward(params, {}, np.array([[[1.0, -1.0], [0.0, 2.0]]]), train=True)
+    # 1·1 − 1·4 + 10, 1·2 − 1·5 + 20, 1·3 − 1·6 + 30;  2·4 + 10, 2·5 + 20, 2·6 + 30
+    np.testing.assert_array_equal(y, [[[7, 17, 27], [18, 30, 42]]])
+
+
+def test_flatten_keeps_the_order_and_copies_nothing() -> None:
+    x = np.arange(48.0).reshape(2, 2, 3, 2, 2)
+    y, _, backward = Flatten().forward({}, {}, x, train=True)
+    np.testing.assert_array_equal(y, np.arange(48).reshape(2, 2, 12))
+    assert np.shares_memory(x, y)
+    np.testing.assert_array_equal(backward(y)[0], x)
+
+
+def on(nonlinearity: Layer, x: Array) -> tuple[Array, Array]:
+    """y, and dx for dy = 1."""
+    y, _, backward = nonlinearity.forward({}, {}, x, train=True)
+    return y, backward(np.ones_like(y))[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_at_the_extremes_is_exactly_0_or_1_with_gradient_0(dtype: Any) -> None:
+    y, dx = on(Sigmoid(), np.array([[[-1000, -np.inf, 1000, np.inf, 0]]], dtype))
+    np.testing.assert_array_equal(y, [[[0, 0, 1, 1, 0.5]]])
+    np.testing.assert_array_equal(dx, [[[0, 0, 0, 0, 0.25]]])
+
+
+def test_sigmoid_agrees_with_its_definition() -> None:
+    x = np.linspace(-40, 40, 2001).reshape(1, 1, -1)
+    y, dx = on(Sigmoid(), x)
+    expected = np.array([[[1 / (1 + math.exp(-v)) for v in x.flat]]])
+    np.testing.assert_allclose(y, expected, rtol=0, atol=3e-16)
+    np.testing.assert_allclose(dx, expected * (1 - expected), rtol=0, atol=3e-16)
+
+
+def test_relu_has_gradient_0_at_0() -> None:
+    y, dx = on(ReLU(), np.array([[[-1.0, 0.0, 2.0]]]))
+    np.testing.assert_array_equal(y, [[[0, 0, 2]]])
+    np.testing.assert_array_equal(dx, [[[0, 0, 1]]])
+
+
+@pytest.mark.parametrize("nonlinearity", [Sigmoid(), ReLU()])
+def test_nonlinearities_pass_nan_on(nonlinearity: Layer) -> None:
+    y, _, _ = nonlinearity.forward({}, {}, np.full((1, 2, 3), np.nan, np.float32), train=True)
+    assert np.isnan(y).all()
+
+
+def test_sigmoid_is_inactive_where_its_output_is_within_0_05_of_0_or_1() -> None:
+    # Run 0: σ(±3) = .953, .047; σ(±2.9) = .948, .052. Run 1: all of it. Run 2: none of it; NaN is not saturated.
+    x = np.array([[[3, -3], [2.9, -2.9]], [[9, 9], [-9, -9]], [[0, 1], [-1, np.nan]]])
+    np.testing.assert_array_equal(Sigmoid().inactive(x), [0.5, 1, 0])
+
+
+def test_relu_is_inactive_where_a_unit_is_0_for_every_example() -> None:
+    # Run 0: unit 0 is dead, unit 1 lives by one example. Run 1: both dead, at 0 too. Run 2: none; NaN is not dead.
+    x = np.array([[[-1, -1], [-2, 1]], [[0, -1], [0, 0]], [[1, np.nan], [-1, -1]]])
+    np.testing.assert_array_equal(ReLU().inactive(x), [0.5, 1, 0])
+
+
+def test_inactive_of_images_counts_every_channel_and_position() -> None:
+    x = np.full((1, 2, 1, 2, 2), -9.0)
+    x[0, 1, 0, 1, 1] = 1.0
+    np.testing.assert_array_equal(Sigmoid().inactive(x), [7 / 8])
+    np.testing.assert_array_equal(ReLU().inactive(x), [3 / 4])
+
+
+def test_inactive_is_nan_where_it_is_not_defined() -> None:
+    np.testing.assert_array_equal(Nonlinearity().inactive(np.zeros((2, 3, 4))), [np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("initializer", "std"),
+    [(Normal(0.05), 0.05), (Normal(2), 2), (xavier, math.sqrt(2 / (300 + 500))), (he, math.sqrt(2 / 300))],
+    ids=["normal 0.05", "normal 2", "xavier", "he"],
+)
+def test_initializers_scale_the_same_draws_to_their_std(initializer: Initializer, std: float) -> None:
+    weights = initializer(np.random.default_rng(0), 300, 500, (300, 500))
+    np.testing.assert_array_equal(weights, np.random.default_rng(0).standard_normal((300, 500)) * std)
+    # Of n draws, the standard error of the std is std / √(2n), and that of the mean std / √n.
+    assert abs(weights.std() / std - 1) < 4 / math.sqrt(2 * weights.size)
+    assert abs(weights.mean() / std) < 4 / math.sqrt(weights.size)
+
+
+def test_dense_passes_its_fans_to_the_initializer() -> None:
+    fans = []
+
+    def spy(rng: np.random.Generator, fan_in: int, fan_out: int, shape: Shape) -> Array:
+        fans.append((fan_in, fan_out, shape))
+        return np.ones(shape)
+
+    params, _, _ = Dense(5, spy).init(np.random.default_rng(0), (3,))
+    assert fans == [(3, 5, (3, 5))]
+    np.testing.assert_array_equal(params["b"], np.zeros((1, 5)))
+
+
+def random_logits(runs: int, examples: int, classes: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    targets = np.eye(classes)[rng.integers(0, classes, (1, examples))]
+    return 3 * rng.standard_normal((runs, examples, classes)), targets
+
+
+def test_cross_entropy_of_a_hand_worked_example() -> None:
+    logits = np.array([[[0, math.log(3)], [0, math.log(3)]]])  # p = (1/4, 3/4) twice
+    loss, dlogits = softmax_cross_entropy(logits, np.array([[[0.0, 1.0], [1.0, 0.0]]]))
+    # −log 3/4 and −log 1/4, averaged; (p − t) / 2.
+    np.testing.assert_allclose(loss, [(math.log(4 / 3) + math.log(4)) / 2], rtol=1e-15)
+    np.testing.assert_allclose(dlogits, [[[1 / 8, -1 / 8], [-3 / 8, 3 / 8]]], rtol=1e-15)
+
+
+def test_cross_entropy_gradient_equals_central_differences_and_sums_to_0() -> None:
+    logits, targets = random_logits(3, 8, 4)
+    cotangent = np.array([0.3, -1.2, 2.0])
+    _, dlogits = softmax_cross_entropy(logits, targets)
+    assert_gradients(
+        lambda at: softmax_cross_entropy(at["logits"], targets)[0],
+        {"logits": logits},
+        cotangent,
+        {"logits": dlogits * cotangent[:, None, None]},
+    )
+    np.testing.assert_allclose(dlogits.sum(axis=2), 0, atol=1e-16)
+
+
+def test_cross_entropy_is_invariant_to_a_shift_of_the_logits() -> None:
+    logits, targets = random_logits(2, 8, 4)
+    shift = np.arange(16.0).reshape(2, 8, 1) * 100
+    for actual, expected in zip(
+        softmax_cross_entropy(logits + shift, targets), softmax_cross_entropy(logits, targets), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_cross_entropy_of_huge_logits_is_finite() -> None:
+    logits = np.array([[[1e4, -1e4]], [[-1e4, 1e4]]], np.float32)
+    loss, dlogits = softmax_cross_entropy(logits, np.array([[[1, 0]]], np.float32))
+    np.testing.assert_array_equal(loss, [0, 2e4])
+    np.testing.assert_array_equal(dlogits, [[[0, 0]], [[-1, 1]]])
+
+
+@any_sizes
+@repeatable
+def test_cross_entropy_of_a_run_alone_gives_the_bits_of_the_run_in_a_group(
+    runs: int, examples: int, factor: int, dtype: Any
+) -> None:
+    logits, targets = (a.astype(dtype) for a in random_logits(runs, examples, 1 + factor))
+    loss, dlogits = softmax_cross_entropy(logits, targets)
+    assert loss.dtype == dlogits.dtype == dtype
+    for r in range(runs):
+        alone = softmax_cross_entropy(logits[[r]], targets)
+        assert_same_bits({"loss": alone[0], "dlogits": alone[1]}, {"loss": loss[[r]], "dlogits": dlogits[[r]]})

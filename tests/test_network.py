@@ -1,0 +1,235 @@
+"""Whole networks: gradients, taps, what backward is spared, and the run axis."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from gradients import assert_gradients
+
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.layers import (
+    Array,
+    Arrays,
+    Backward,
+    Dense,
+    Flatten,
+    Layer,
+    Normal,
+    ReLU,
+    Shape,
+    Sigmoid,
+    softmax_cross_entropy,
+    xavier,
+)
+from bnrepro.network import Network, mlp, select_runs, stack_runs
+from bnrepro.optim import Params
+
+each_activation = pytest.mark.parametrize("activation", [Sigmoid, ReLU])
+each_norm = pytest.mark.parametrize("norm", [None, BatchNorm], ids=["no norm", "batch norm"])
+each_mode = pytest.mark.parametrize("train", [True, False], ids=["train", "inference"])
+Make = Callable[[], Layer]
+
+
+@dataclass
+class Setup:
+    """A network with the parameters and state of some runs, all of them drawn, and a mini-batch."""
+
+    network: Network
+    params: Params
+    state: Params
+    x: Array
+    targets: Array
+
+    def loss(self, params: Params, *, train: bool) -> tuple[Array, Params]:
+        logits, _, backward = self.network.forward(params, self.state, self.x, train=train)
+        loss, dlogits = softmax_cross_entropy(logits, self.targets)
+        return loss, backward(dlogits)
+
+
+def set_up(
+    activation: Make,
+    norm: Make | None,
+    runs: int = 2,
+    examples: int = 8,
+    image: Shape = (1, 2, 3),
+    hidden: tuple[int, ...] = (5, 4),
+    dtype: Any = np.float64,
+) -> Setup:
+    network, rng = mlp(hidden, 3, xavier, activation, norm), np.random.default_rng(0)
+    inits = [network.init(rng, image) for _ in range(runs)]
+    params = stack_runs([p for p, _ in inits], np.dtype(float))
+    params = {
+        layer: {name: a + 0.3 * rng.standard_normal(a.shape) for name, a in arrays.items()}
+        for layer, arrays in params.items()
+    }
+    state = stack_runs([s for _, s in inits], np.dtype(float))
+    _, state, _ = network.forward(params, state, rng.standard_normal((runs, examples, *image)), train=True)
+    x, targets = rng.standard_normal((1, examples, *image)), np.eye(3)[rng.integers(0, 3, (1, examples))]
+    return Setup(network, astype(params, dtype), astype(state, dtype), x.astype(dtype), targets.astype(dtype))
+
+
+def astype(tree: Params, dtype: Any) -> Params:
+    return {layer: {name: a.astype(dtype) for name, a in arrays.items()} for layer, arrays in tree.items()}
+
+
+def flat(tree: Params) -> Arrays:
+    return {f"{layer} {name}": a for layer, arrays in tree.items() for name, a in arrays.items()}
+
+
+def bits(tree: Params) -> dict[str, bytes]:
+    return {name: a.tobytes() for name, a in flat(tree).items()}
+
+
+@each_activation
+@each_norm
+@each_mode
+def test_gradients_of_the_loss_equal_central_differences(activation: Make, norm: Make | None, train: bool) -> None:
+    s = set_up(activation, norm)
+    cotangent = np.array([0.7, -1.3])  # of the two runs' losses
+    _, _, backward = s.network.forward(s.params, s.state, s.x, train=train)
+    logits, _, _ = s.network.forward(s.params, s.state, s.x, train=train)
+    grads = backward(softmax_cross_entropy(logits, s.targets)[1] * cotangent[:, None, None])
+
+    def loss(at: Arrays) -> Array:
+        params = {layer: {name: at[f"{layer} {name}"] for name in arrays} for layer, arrays in s.params.items()}
+        return s.loss(params, train=train)[0]
+
+    assert_gradients(loss, flat(s.params), cotangent, flat(grads))
+
+
+@each_activation
+@each_norm
+@pytest.mark.parametrize("runs", [2, 5, 8])
+def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(activation: Make, norm: Make | None, runs: int) -> None:
+    # The sizes of the paper's network, Section 4.1, at which BLAS takes other paths than at those above.
+    s = set_up(activation, norm, runs, examples=60, image=(1, 28, 28), hidden=(100, 100, 100), dtype=np.float32)
+    loss, grads = s.loss(s.params, train=True)
+    _, state, _ = s.network.forward(s.params, s.state, s.x, train=True)
+    for r in range(runs):
+        run = np.array([r])
+        alone = Setup(s.network, select_runs(s.params, run), select_runs(s.state, run), s.x, s.targets)
+        loss_alone, grads_alone = alone.loss(alone.params, train=True)
+        assert loss_alone.tobytes() == loss[run].tobytes()
+        assert bits(grads_alone) == bits(select_runs(grads, run))
+        _, state_alone, _ = s.network.forward(alone.params, alone.state, s.x, train=True)
+        assert bits(state_alone) == bits(select_runs(state, run))
+
+
+@each_activation
+@each_norm
+@each_mode
+def test_taps_receive_what_enters_each_nonlinearity_in_order(activation: Make, norm: Make | None, train: bool) -> None:
+    s = set_up(activation, norm)
+    taps: list[Array] = []
+    logits, _, _ = s.network.forward(s.params, s.state, s.x, train=train, taps=taps)
+    expected, x = [], s.x
+    for name, layer in s.network.layers.items():
+        if isinstance(layer, Sigmoid | ReLU):
+            expected.append(x)
+        x, _, _ = layer.forward(s.params[name], s.state[name], x, train=train)
+    assert [t.shape for t in taps] == [(2, 8, 5), (2, 8, 4)]
+    for tap, z in zip(taps, expected, strict=True):
+        np.testing.assert_array_equal(tap, z)
+    np.testing.assert_array_equal(logits, x)
+    types: list[Any] = [type(layer) for layer in s.network.nonlinearities.values()]
+    assert types == [activation, activation]
+    assert s.network.weights_before("nonlinearity2", s.params) == "dense2"
+
+
+@each_norm
+def test_forward_and_backward_change_none_of_their_arguments(norm: Make | None) -> None:
+    s = set_up(Sigmoid, norm)
+    for a in [s.x, s.targets, *flat(s.params).values(), *flat(s.state).values()]:
+        a.flags.writeable = False  # so that changing it raises
+    for train in True, False:
+        first, again = s.loss(s.params, train=train), s.loss(s.params, train=train)
+        assert first[0].tobytes() == again[0].tobytes()
+        assert bits(first[1]) == bits(again[1])
+
+
+def test_only_training_gives_a_new_state() -> None:
+    s = set_up(Sigmoid, BatchNorm)
+    _, trained, _ = s.network.forward(s.params, s.state, s.x, train=True)
+    _, same, _ = s.network.forward(s.params, s.state, s.x, train=False)
+    assert bits(same) == bits(s.state)
+    changed = {name for name, a in flat(trained).items() if a.tobytes() != flat(s.state)[name].tobytes()}
+    assert changed == {f"norm{i} {name}" for i in (1, 2) for name in ("mean", "var", "updates")}
+
+
+@dataclass
+class Spy:
+    """A layer that notes how its backward is called."""
+
+    layer: Layer
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        return self.layer.init(rng, in_shape)
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        y, state, backward = self.layer.forward(params, state, x, train=train)
+
+        def spied(dy: Array, **options: Any) -> tuple[Any, Arrays]:
+            self.calls.append(options)
+            return backward(dy, **options)
+
+        return y, state, spied
+
+
+def test_backward_stops_at_the_first_layer_with_parameters_and_computes_no_gradient_of_its_input() -> None:
+    spies = {
+        "flatten": Spy(Flatten()),
+        "sigmoid": Spy(Sigmoid()),
+        "first": Spy(Dense(4, xavier)),
+        "norm": Spy(BatchNorm()),
+        "last": Spy(Dense(3, xavier)),
+    }
+    network = Network(dict(spies))
+    params, state = (stack_runs([tree], np.dtype(float)) for tree in network.init(np.random.default_rng(0), (1, 2, 3)))
+    x = np.random.default_rng(1).standard_normal((1, 8, 1, 2, 3))
+    logits, _, backward = network.forward(params, state, x, train=True)
+    grads = backward(logits)
+    calls = {name: spy.calls for name, spy in spies.items()}
+    assert calls == {"flatten": [], "sigmoid": [], "first": [{"need_dx": False}], "norm": [{}], "last": [{}]}
+    assert set(flat(grads)) == set(flat(params))
+
+
+@each_norm
+def test_mlp_stacks_dense_norm_and_nonlinearity_without_bias_before_a_norm(norm: Make | None) -> None:
+    layers = mlp([5, 4], 3, xavier, ReLU, norm).layers
+    block = ["dense", "norm", "nonlinearity"] if norm else ["dense", "nonlinearity"]
+    assert list(layers) == ["flatten", *(f"{name}{i}" for i in (1, 2) for name in block), "logits"]
+    params, _ = Network(layers).init(np.random.default_rng(0), (1, 2, 3))
+    shapes = {name: a.shape for name, a in flat(params).items() if name.split()[1] in ("W", "b")}
+    biases = {} if norm else {"dense1 b": (1, 5), "dense2 b": (1, 4)}
+    weights = {"dense1 W": (6, 5), "dense2 W": (5, 4), "logits W": (4, 3), "logits b": (1, 3)}
+    assert shapes == weights | biases
+
+
+def test_equal_seeds_give_equal_weights_with_and_without_norm_and_scaled_ones_at_another_std() -> None:
+    def weights(std: float, activation: Make, norm: Make | None, seed: int) -> Arrays:
+        network = mlp([5, 4], 3, Normal(std), activation, norm)
+        params, _ = network.init(np.random.default_rng(seed), (1, 2, 3))
+        return {name: a for name, a in flat(params).items() if name.endswith("W")}
+
+    plain, normed = weights(1, Sigmoid, None, seed=7), weights(1, ReLU, BatchNorm, seed=7)
+    doubled, other = weights(2, Sigmoid, None, seed=7), weights(1, Sigmoid, None, seed=8)
+    assert list(plain) == list(normed) == ["dense1 W", "dense2 W", "logits W"]
+    for name, w in plain.items():
+        np.testing.assert_array_equal(normed[name], w)
+        np.testing.assert_array_equal(doubled[name], 2 * w)
+        assert (other[name] != w).all()
+
+
+def test_stack_and_select_are_inverse() -> None:
+    network = mlp([5], 3, xavier, Sigmoid, BatchNorm)
+    trees = [network.init(np.random.default_rng(seed), (1, 2, 3))[0] for seed in range(4)]
+    stacked = stack_runs(trees, np.dtype(np.float32))
+    assert {a.dtype for a in flat(stacked).values()} == {np.dtype(np.float32)}
+    for r, tree in enumerate(trees):
+        assert bits(select_runs(stacked, np.array(r))) == bits(astype(tree, np.float32))
+    by_mask = select_runs(stacked, np.array([False, True, False, True]))
+    assert bits(by_mask) == bits(select_runs(stacked, np.array([1, 3])))
+    assert bits(by_mask) == bits(stack_runs([trees[1], trees[3]], np.dtype(np.float32)))

@@ -1,0 +1,145 @@
+"""Every optimiser against two hand-worked steps and the rules of the run axis.
+
+A new optimiser is one more row of ``OPTIMISERS``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from bnrepro.layers import Shape
+from bnrepro.network import select_runs
+from bnrepro.optim import OPTIMIZERS, SGD, Adagrad, Momentum, Optimizer, Params
+
+
+@dataclass(frozen=True)
+class Row:
+    """θ = 1 meets the gradients 2 and −1 at the learning rates 0.1 and 0.2; ``golden`` is θ after each step."""
+
+    optimizer: Optimizer
+    golden: tuple[float, float]
+
+
+OPTIMISERS = {
+    "sgd": Row(
+        SGD(),
+        # 1 − .1·2;  .8 − .2·(−1)
+        (0.8, 1.0),
+    ),
+    "momentum": Row(
+        Momentum(0.9),
+        # v = 0 − .1·2 = −.2, θ = 1 − .2;  v = .9·(−.2) − .2·(−1) = .02, θ = .8 + .02
+        (0.8, 0.82),
+    ),
+    "adagrad": Row(
+        Adagrad(1.0),
+        # h = 4, θ = 1 − .1·2 / (2 + 1);  h = 4 + 1, θ = 1 − .2/3 − .2·(−1) / (√5 + 1)
+        (1 - 0.2 / 3, 1 - 0.2 / 3 + 0.2 / (math.sqrt(5) + 1)),
+    ),
+}
+each_optimizer = pytest.mark.parametrize("row", OPTIMISERS.values(), ids=OPTIMISERS)
+
+SHAPES: dict[str, dict[str, Shape]] = {
+    "dense": {"W": (5, 3), "b": (1, 3)},
+    "norm": {"gamma": (1, 3)},
+    "conv": {"W": (2, 3, 4, 4)},
+    "flatten": {},
+}
+
+
+def draw(runs: int, seed: int) -> Params:
+    """Arrays named and shaped like parameters, in float32."""
+    rng = np.random.default_rng(seed)
+    return {
+        layer: {name: rng.standard_normal((runs, *shape)).astype(np.float32) for name, shape in shapes.items()}
+        for layer, shapes in SHAPES.items()
+    }
+
+
+def train(optimizer: Optimizer, runs: list[int], rates: list[float]) -> tuple[Params, Params]:
+    """Parameters and the optimiser's state of some of 8 runs after 4 steps."""
+    params = select_runs(draw(8, seed=0), np.array(runs))
+    state = optimizer.init(params)
+    for step in range(1, 5):
+        grads = select_runs(draw(8, seed=step), np.array(runs))
+        optimizer.update(params, grads, state, np.array(rates, np.float32))
+    return params, state
+
+
+def bits(tree: Params) -> dict[str, dict[str, bytes]]:
+    return {layer: {name: a.tobytes() for name, a in arrays.items()} for layer, arrays in tree.items()}
+
+
+def test_every_optimiser_of_the_package_is_in_the_table() -> None:
+    assert {type(row.optimizer) for row in OPTIMISERS.values()} == set(OPTIMIZERS.values())
+
+
+@each_optimizer
+def test_two_steps_equal_the_hand_worked_ones(row: Row) -> None:
+    params = {"layer": {"W": np.array([[1.0]])}}
+    state = row.optimizer.init(params)
+    for gradient, lr, expected in zip((2.0, -1.0), (0.1, 0.2), row.golden, strict=True):
+        row.optimizer.update(params, {"layer": {"W": np.array([[gradient]])}}, state, np.array([lr]))
+        np.testing.assert_allclose(params["layer"]["W"], [[expected]], rtol=1e-14)
+
+
+@each_optimizer
+def test_each_run_has_its_own_learning_rate(row: Row) -> None:
+    rates = [0.1, 3.0, 1e-3, 0.5]
+    params, _ = train(row.optimizer, [0, 0, 0, 0], rates)  # four times the same run but for the rate
+    for r, rate in enumerate(rates):
+        alone, _ = train(row.optimizer, [0], [rate])
+        assert bits(select_runs(params, np.array([r]))) == bits(alone)
+    assert len({params["dense"]["W"][r].tobytes() for r in range(4)}) == 4
+
+
+@each_optimizer
+@pytest.mark.parametrize("runs", [1, 2, 5, 8])
+def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(row: Row, runs: int) -> None:
+    rates = np.geomspace(1e-3, 10, runs).tolist()
+    group = train(row.optimizer, list(range(runs)), rates)
+    for r in range(runs):
+        alone = train(row.optimizer, [r], [rates[r]])
+        for tree, expected in zip(group, alone, strict=True):
+            assert bits(select_runs(tree, np.array([r]))) == bits(expected)
+
+
+@each_optimizer
+def test_a_step_changes_parameters_and_state_in_place_and_nothing_else(row: Row) -> None:
+    params, grads, lr = draw(2, seed=0), draw(2, seed=1), np.array([0.1, 0.2], np.float32)
+    state = row.optimizer.init(params)
+    arrays = [a for tree in (params, state) for layer in tree.values() for a in layer.values()]
+    for a in [lr, *(a for layer in grads.values() for a in layer.values())]:
+        a.flags.writeable = False  # so that changing it raises
+    row.optimizer.update(params, grads, state, lr)
+    after = [a for tree in (params, state) for layer in tree.values() for a in layer.values()]
+    assert all(a is b for a, b in zip(arrays, after, strict=True))
+    assert {a.dtype for a in arrays} == {np.dtype(np.float32)}
+    assert bits(params) != bits(draw(2, seed=0))
+
+
+@each_optimizer
+def test_a_zero_gradient_leaves_the_parameters_as_they_start(row: Row) -> None:
+    params = draw(2, seed=0)
+    zeros = {layer: {name: np.zeros_like(a) for name, a in arrays.items()} for layer, arrays in params.items()}
+    row.optimizer.update(params, zeros, row.optimizer.init(params), np.ones(2, np.float32))
+    assert bits(params) == bits(draw(2, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("construct", "named"),
+    [
+        (lambda: Momentum(-0.1), "momentum=-0.1"),
+        (lambda: Momentum(1.0), "momentum=1.0"),
+        (lambda: Momentum(math.nan), "momentum=nan"),
+        (lambda: Adagrad(0.0), "eps=0.0"),
+        (lambda: Adagrad(-1.0), "eps=-1.0"),
+        (lambda: Adagrad(math.nan), "eps=nan"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused_by_name(construct: Callable[[], Optimizer], named: str) -> None:
+    with pytest.raises(ValueError, match=f"{named}: must be"):
+        construct()
