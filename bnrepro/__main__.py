@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,15 +28,23 @@ if TYPE_CHECKING:
 
 MAIN_JOB = "+sweep=learning_rates"
 
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+"""What the user wants, before :func:`main` sets the variable so that Hydra raises and does not print."""
+
+
+class TrainingFailed(Exception):
+    """Runs failed, as was reported; the jobs of ``--multirun`` that come after still train."""
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def command(composed: DictConfig) -> None:
     """One run, or the sweep that the settings name."""
-    settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    if settings.grid is None:
-        one_run(settings)
-    else:
-        sweep(settings, HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task)
+    with bad_input_in_one_line():  # here too, since Hydra would print a line of its own
+        settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        if settings.grid is None:
+            one_run(settings)
+        else:
+            sweep(settings, HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task)
 
 
 def one_run(settings: Settings) -> None:
@@ -64,12 +74,12 @@ def one_run(settings: Settings) -> None:
     (row,) = store.load([run.run_id]).runs.to_dict("records")
     ending = {
         "done": f"test accuracy {row['test_accuracy']}",
-        "diverged": f"at step {row['diverged_at']}",
+        "diverged": f"at step {row['diverged_at']:.0f}",
         "failed": f"\n{row['error']}",
     }
     print(f"run {run.run_id}: {row['status']}, {ending[row['status']]}; stored in {store.path}")
     if row["status"] == "failed":
-        sys.exit(1)
+        raise TrainingFailed
 
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
@@ -93,37 +103,46 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         sys.exit(130)
     if progress.failed:
         print(f"{progress.failed} runs failed; column error of {store.path} has the tracebacks", file=sys.stderr)
-    show(name, runs, folder, overrides)
-    sys.exit(1 if progress.failed else 0)
+    finished = store.finished()
+    if ended := [run for run in runs if run.run_id in finished]:
+        show(name, ended, folder, overrides)
+    if progress.failed:
+        raise TrainingFailed
 
 
-def explain(error: Exception) -> str:
-    """What the user did wrong, in one line: the key, the value and what is allowed."""
-    cause: Any = error
-    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    options = getattr(error, "options", None)
-    if options:  # an unknown option of a group
-        group, _, option = str(error.missing_cfg_file).rpartition("/")  # type: ignore[attr-defined]
-        return f"{group}={option}: must be one of {', '.join(options)}"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        return f"{cause.full_key}: no such key; known are {', '.join(map(str, cause.parent_node))}"
-    return " ".join(str(error).split())
+def explain(error: Exception) -> str | None:
+    """What the user did wrong: the key, the value and what is allowed; None if it was not the user."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option}: must be one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        reason = error.message.rpartition("See ")[0].strip()
+        return f"{error.override}: must be KEY=VALUE, or \"KEY='VALUE'\" with special characters ({reason})"
+    cause, override = error.__cause__, re.search(r"To append to your config use \+(.*)", str(error))
+    if override and isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        return f"{override[1]}: no such key; known are {', '.join(map(str, cause.parent_node))}"
+    if isinstance(error, InputError | HydraException | OmegaConfBaseException):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:  # data sets and stores report their own
+        return f"results_dir: can't write {error.filename} ({error.strerror})"
+    if str(error).startswith("Config group override must be"):
+        return f"{error}; a group takes the name of an option, as in dataset=digits"
+    return None
 
 
-def report_bad_input(function: Callable[[], object]) -> None:
-    """Call ``function``; a mistake in what the user gave ends the program with one line and status 1.
+@contextmanager
+def bad_input_in_one_line() -> Iterator[None]:
+    """A mistake in what the user gave ends the program with one line and status 1.
 
     ``HYDRA_FULL_ERROR=1`` shows the traceback.
     """
-    want_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and does not print
     try:
-        function()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if want_traceback:
+        yield
+    except Exception as error:
+        explanation = explain(error)
+        if TRACEBACK or explanation is None:
             raise
-        print(f"bnrepro: {explain(error)}", file=sys.stderr)
+        print(f"bnrepro: {' '.join(explanation.split())}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -132,7 +151,9 @@ def redraw(file: str) -> None:
 
     Nothing is trained; if runs are missing, one line says which command trains them.
     """
-    report_bad_input(lambda: _redraw(Path(file).stem, sys.argv[1:]))
+    sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that import paths lead to the same
+    with bad_input_in_one_line():
+        _redraw(Path(file).stem, sys.argv[1:])
 
 
 def _redraw(name: str, overrides: list[str]) -> None:
@@ -154,7 +175,12 @@ def _redraw(name: str, overrides: list[str]) -> None:
 def main() -> None:
     """Run the command, with bare ``+sweep`` as the main job, which Hydra's own grammar would reject."""
     sys.argv[1:] = [MAIN_JOB if argument == "+sweep" else argument for argument in sys.argv[1:]]
-    report_bad_input(command)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with bad_input_in_one_line():
+            command()
+    except TrainingFailed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

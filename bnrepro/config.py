@@ -9,10 +9,11 @@ import functools
 import hashlib
 import importlib
 import json
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -43,15 +44,24 @@ def find(table: Table, name: Any, key: str) -> Any:
     Raises:
         InputError: naming the key, the name and the names that are allowed.
     """
+    name = spell(name)
     if name in table:
         return table[name]
-    module, _, attribute = str(name).rpartition(".")
+    module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError, TypeError):
         raise InputError(
             f"{key}={name}: must be one of {', '.join(table)}, or an import path like package.module.Class"
         ) from None
+
+
+def find_dataclass(table: Table, name: Any, key: str) -> Any:
+    """The same where it must be a dataclass, whose fields are settings."""
+    found = find(table, name, key)
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise InputError(f"{key}={name}: must be a dataclass, whose fields are the settings")
+    return found
 
 
 @functools.cache
@@ -66,26 +76,48 @@ def typed(cls: type[T], options: Any, key: str) -> T:
         InputError: naming the key, its value and what is allowed.
     """
     if not isinstance(options, Mapping):
-        raise InputError(f"{key}={options}: must be a group of settings")
-    known = [f.name for f in fields(cast(Any, cls))]
-    for name, value in options.items():
-        if name not in known:
-            raise InputError(f"{_join(key, name)}={value}: no such key; known are {', '.join(known)}")
+        raise InputError(f"{key}={spell(options)}: must be a group of settings")
+    _check_fields(options, cls, key)
     try:
         return _adapter(cast(Hashable, cls)).validate_python(options)
     except ValidationError as error:
         first = error.errors()[0]
-        where = _join(key, *(part for part in first["loc"] if isinstance(part, str)))
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        where = _join(key, *map(str, first["loc"]))
         if first["type"] == "missing":
-            raise InputError(f"{where}: missing; known are {', '.join(known)}") from error
+            raise InputError(f"{where}: missing") from error
         if first["type"] == "value_error":  # raised by the class itself, which names the value
-            raise InputError(f"{_join(where, message)}") from error
-        raise InputError(f"{where}={first['input']}: {message}") from error
+            raise InputError(_join(where, first["msg"].removeprefix("Value error, "))) from error
+        allowed = re.sub(r"^\w+ should |(,| after) (unable|got|validation).*", "", first["msg"])
+        raise InputError(f"{where}={spell(first['input'])}: must {allowed}") from error
+
+
+def _check_fields(options: Mapping[str, Any], cls: Any, key: str) -> None:
+    _check_keys(options, [f.name for f in fields(cls)], key)
+    types = get_type_hints(cls)
+    for name, value in options.items():
+        if is_dataclass(types[name]) and isinstance(value, Mapping):
+            _check_fields(value, types[name], _join(key, name))
+
+
+def _check_keys(options: Mapping[str, Any], known: Sequence[str], key: str) -> None:
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(f"{_join(key, name)}={spell(value)}: no such key; known are {', '.join(known)}")
 
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
+
+
+def _only(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key]} if key in options else {}
+
+
+def spell(value: Any) -> str:
+    """``value`` as a command line has it: null, true, [1, 2]."""
+    if value is None or isinstance(value, bool | list | dict):
+        return json.dumps(value, default=str)
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -122,8 +154,9 @@ class MLP:
     def __post_init__(self) -> None:
         """Check the names, and fill in the norm's own defaults, which are part of what a run is."""
         find(ACTIVATIONS, self.activation, "activation")
-        norm = find(NORMS, self.norm, "norm")
-        filled = asdict(typed(norm, self.norm_options, "norm_options")) if norm else {}
+        filled = {}
+        if self.norm != "none":
+            filled = asdict(typed(find_dataclass(NORMS, self.norm, "norm"), self.norm_options, "norm_options"))
         object.__setattr__(self, "norm_options", filled)
 
     def build(self, classes: int) -> Network:
@@ -157,7 +190,7 @@ class Train(Schedule):
 class Compute:
     """Where runs are computed; changes no result."""
 
-    n_jobs: int
+    n_jobs: Annotated[int, Field(strict=True)]
     group_size: Count | None
 
     def __post_init__(self) -> None:
@@ -177,10 +210,8 @@ class Named:
     def parse(cls, table: Table, options: Any, key: str) -> Named:
         """From a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
         if not isinstance(options, Mapping) or "name" not in options:
-            raise InputError(f"{key}={options}: must be a group of settings with a name")
-        chosen = find(table, options["name"], f"{key}.name")
-        if not (isinstance(chosen, type) and is_dataclass(chosen)):
-            raise InputError(f"{key}.name={options['name']}: must be a dataclass, whose fields are the settings")
+            raise InputError(f"{key}={spell(options)}: must be a group of settings with a name")
+        chosen = find_dataclass(table, options["name"], f"{key}.name")
         own_name = any(f.name == "name" for f in fields(chosen))
         rest = {k: v for k, v in options.items() if k != "name" or own_name}
         return cls(options["name"], typed(chosen, rest, key))
@@ -197,6 +228,10 @@ class Named:
     def __hash__(self) -> int:
         """Of the identity."""
         return hash(json.dumps(self.identity(), sort_keys=True))
+
+
+RUN_KEYS = ("dataset", "model", "optimizer", "train", "seed")
+"""What a run is made of; the learning rate stands with the optimiser's settings."""
 
 
 @dataclass(frozen=True)
@@ -217,17 +252,20 @@ class RunConfig:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        optimizer = dict(settings["optimizer"]) if isinstance(settings["optimizer"], Mapping) else {}
-        rate = typed(_Rate, {"lr": optimizer.pop("lr", None)}, "optimizer")
+        _check_keys(settings, RUN_KEYS, "")
+        optimizer = settings.get("optimizer")
+        if isinstance(optimizer, Mapping):  # the learning rate is a run's own, the rest its optimiser's
+            optimizer = {key: value for key, value in optimizer.items() if key != "lr"}
         run = cls(
-            dataset=Named.parse(DATASETS, settings["dataset"], "dataset"),
-            model=Named.parse(MODELS, settings["model"], "model"),
-            optimizer=Named.parse(OPTIMIZERS, optimizer or settings["optimizer"], "optimizer"),
-            lr=rate.lr,
-            train=typed(Train, settings["train"], "train"),
-            seed=typed(_Seed, {"seed": settings["seed"]}, "").seed,
+            dataset=Named.parse(DATASETS, settings.get("dataset"), "dataset"),
+            model=Named.parse(MODELS, settings.get("model"), "model"),
+            optimizer=Named.parse(OPTIMIZERS, optimizer, "optimizer"),
+            lr=typed(_Rate, _only("lr", settings["optimizer"]), "optimizer").lr,
+            train=typed(Train, settings.get("train"), "train"),
+            seed=typed(_Seed, _only("seed", settings), "").seed,
         )
-        if run.train.batch_size == 1 and getattr(run.model.value, "norm", None) == "batch":
+        norm = getattr(run.model.value, "norm", "none")
+        if run.train.batch_size == 1 and find(NORMS, norm, "model.norm") is BatchNorm:
             raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
         return run
 
@@ -262,7 +300,7 @@ class _Rate:
 
 @dataclass(frozen=True)
 class _Seed:
-    seed: Annotated[int, Field(ge=0, strict=True)]
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # what SQLite can hold
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
@@ -286,18 +324,18 @@ class Settings:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        rest = dict(composed)
-        run = {f.name: rest.pop(f.name) for f in fields(RunConfig) if f.name in rest}
-        sweep = rest.pop("sweep", None)
-        other = typed(_Other, rest | {"compute": typed(Compute, rest.get("compute"), "compute")}, "")
-        grid = None if sweep is None else typed(_Sweep, sweep, "sweep").grid
-        return cls(run, grid, Path(other.results_dir).expanduser(), other.compute)
+        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep"), "")
+        return cls(
+            run={key: value for key, value in composed.items() if key in RUN_KEYS},
+            grid=typed(_Sweep, composed["sweep"], "sweep").grid if "sweep" in composed else None,
+            results_dir=Path(typed(_Place, _only("results_dir", composed), "").results_dir).expanduser(),
+            compute=typed(Compute, composed.get("compute"), "compute"),
+        )
 
 
 @dataclass(frozen=True)
-class _Other:
+class _Place:
     results_dir: Annotated[str, Field(min_length=1)]
-    compute: Compute
 
 
 @dataclass(frozen=True)

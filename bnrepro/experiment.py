@@ -18,7 +18,7 @@ from .store import Store
 
 EXPERIMENTS = ROOT / "experiments"
 
-NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "+sweep", "hydra")
+NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "hydra")
 
 
 def find_experiment(name: str) -> ModuleType | None:
@@ -36,7 +36,7 @@ def find_experiment(name: str) -> ModuleType | None:
 
 def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
     """Where the figures of a sweep with these overrides go: each variant has a folder of its own, named by them."""
-    kept = sorted(o.lstrip("+") for o in overrides if not o.startswith(NOT_PART_OF_A_RUN))
+    kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
     name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
     return sweep_folder / name[:200]
 

@@ -9,7 +9,7 @@ import platform
 import sqlite3
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
 SCHEMA_VERSION = 1
 SCHEMA = """
-CREATE TABLE runs (
+CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY,
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
     dataset TEXT, activation TEXT, norm TEXT, lr REAL, seed INTEGER, steps INTEGER,
@@ -39,12 +39,12 @@ CREATE TABLE runs (
     bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT,
     blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT
 ) STRICT;
-CREATE TABLE curves (
+CREATE TABLE IF NOT EXISTS curves (
     run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL,
     train_loss REAL, test_accuracy REAL, gradient_norm REAL,
     PRIMARY KEY (run_id, step)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE layers (
+CREATE TABLE IF NOT EXISTS layers (
     run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, layer INTEGER NOT NULL,
     p15 REAL, p50 REAL, p85 REAL, inactive REAL, gradient_norm REAL,
     PRIMARY KEY (run_id, step, layer)
@@ -102,15 +102,14 @@ class Results:
 @functools.cache
 def software() -> dict[str, Any]:
     """Versions that can matter to the bits of a result, and the commit of this checkout."""
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        commit = ""
     return {
         "bnrepro": importlib.metadata.version("bnrepro"),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": commit or None,
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
@@ -151,8 +150,7 @@ class Store:
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if tables == 0 and application == 0 and create:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.executescript(
+                db.executescript(  # IF NOT EXISTS: another process may have begun it since
                     f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
                     f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 )
@@ -163,6 +161,9 @@ class Store:
                     f"{self.path}: schema {version}, this version of bnrepro reads and writes {SCHEMA_VERSION}; "
                     "name another results_dir"
                 )
+            if create:
+                with suppress(sqlite3.OperationalError):  # locked by another process, which is doing the same
+                    db.execute("PRAGMA journal_mode = WAL")
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -208,9 +209,7 @@ class Store:
         import pandas as pd
 
         with self._connect() as db:
-            runs, curves, layers = (
-                pd.read_sql(f"SELECT * FROM {table} ORDER BY run_id", db) for table in ("runs", "curves", "layers")
-            )
+            runs, curves, layers = (_read(db, table) for table in ("runs", "curves", "layers"))
         if run_ids is not None:
             wanted = set(run_ids)
             runs, curves, layers = (t[t["run_id"].isin(wanted)] for t in (runs, curves, layers))
@@ -228,6 +227,16 @@ def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> N
         columns = ", ".join(rows[0])
         values = ", ".join(f":{name}" for name in rows[0])
         db.executemany(f"INSERT INTO {table} ({columns}) VALUES ({values})", rows)
+
+
+def _read(db: sqlite3.Connection, table: str) -> pd.DataFrame:
+    """All rows; NULL is NaN in a column of numbers, even if it is NULL in every row."""
+    import pandas as pd
+
+    rows = db.execute(f"SELECT * FROM {table} ORDER BY run_id")
+    frame = pd.DataFrame(rows.fetchall(), columns=[column[0] for column in rows.description])
+    types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})")}
+    return frame.astype({name: float for name in types if types[name] == "REAL" or name == "diverged_at"})
 
 
 def load(name_or_path: str | Path, results_dir: str | Path = "results") -> Results:

@@ -16,7 +16,7 @@ import numpy as np
 import threadpoolctl
 from tqdm import tqdm
 
-from .config import Compute, Named, RunConfig
+from .config import Compute, Named, RunConfig, spell
 from .data import Dataset
 from .errors import InputError
 from .store import RunResult, Store, blas
@@ -45,6 +45,8 @@ def expand(base: Mapping[str, Any], grid: Mapping[str, Any]) -> list[RunConfig]:
             node = settings
             for key in path[:-1]:
                 node = node.setdefault(key, {})
+                if not isinstance(node, dict):
+                    raise InputError(f"sweep.grid.{'.'.join(path)}: no such key; {key} is not a group of settings")
             node[path[-1]] = value
         run = RunConfig.parse(settings)
         runs[run.run_id] = run
@@ -59,7 +61,7 @@ def _axes(grid: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tupl
         elif isinstance(values, list) and values:
             yield where, values
         else:
-            raise InputError(f"sweep.grid.{'.'.join(where)}={values}: must be a list of at least one value")
+            raise InputError(f"sweep.grid.{'.'.join(where)}={spell(values)}: must be a list of at least one value")
 
 
 def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None = None) -> list[list[RunConfig]]:

@@ -50,7 +50,8 @@ def score(results: Results) -> pd.DataFrame:
     table = per_seed.groupby(level=arms, sort=False).agg(
         **{name: pd.NamedAgg(name, lambda seeds, f=form: _mean_and_range(seeds, f)) for name, form in formats.items()}
     )
-    order = [(a, n) for a in levels(results.runs["activation"], ACTIVATIONS) for n in NORMS]
+    norms = levels(results.runs["norm"], NORMS)
+    order = [(a, n) for a in levels(results.runs["activation"], ACTIVATIONS) for n in norms]
     return table.loc[[arm for arm in order if arm in table.index]]
 
 

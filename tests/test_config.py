@@ -1,0 +1,408 @@
+"""Settings are typed and checked, and a run is identified by what they say and not by how they say it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.errors import HydraException
+from runs import TINY, a_run, settings
+
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, spell, typed
+from bnrepro.errors import InputError
+from bnrepro.layers import Normal, he, xavier
+
+BATCH = {"model.norm": "batch"}
+
+
+def message(error: pytest.ExceptionInfo[InputError]) -> str:
+    """Of bad input: one line."""
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# What is rejected
+
+NUMBER, INTEGER = "must be a valid number", "must be a valid integer"
+NAMES = "must be one of {}, or an import path like package.module.Class"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("optimizer.lr", "abc", NUMBER),
+        ("optimizer.lr", "0.1", NUMBER),
+        ("optimizer.lr", True, NUMBER),
+        ("optimizer.lr", None, NUMBER),
+        ("optimizer.lr", [0.1, 1], NUMBER),
+        ("optimizer.lr", 0, "must be greater than 0"),
+        ("optimizer.lr", -1, "must be greater than 0"),
+        ("optimizer.lr", float("inf"), "must be a finite number"),
+        ("optimizer.lr", float("nan"), "must be a finite number"),
+        ("optimizer.name", "lbfgs", NAMES.format("sgd, momentum, adagrad")),
+        ("optimizer.name", None, NAMES.format("sgd, momentum, adagrad")),
+        ("optimizer.name", "json.dumps", "must be a dataclass"),
+        ("optimizer.momentum", 0.9, "no such key"),
+        ("optimizer", 3, "must be a group of settings with a name"),
+        ("dataset", "digits", "must be a group of settings with a name"),
+        ("dataset.name", "cifar", NAMES.format("digits, mnist, fashion_mnist")),
+        ("dataset.name", [1], NAMES.format("digits, mnist, fashion_mnist")),
+        ("dataset.binarize", "maybe", "must be a valid boolean"),
+        ("dataset.root", "here", "no such key; known are binarize"),
+        ("model", {}, "must be a group of settings with a name"),
+        ("model.name", "cnn", NAMES.format("mlp")),
+        ("model.hidden", [], "must have at least 1 item"),
+        ("model.hidden", 100, "must be a valid list"),
+        ("model.activation", "tanh", NAMES.format("sigmoid, relu")),
+        ("model.activation", "no.such.Thing", NAMES.format("sigmoid, relu")),
+        ("model.activation", "bnrepro.layers.Nothing", NAMES.format("sigmoid, relu")),
+        ("model.activation", ".layers.ReLU", NAMES.format("sigmoid, relu")),
+        ("model.activation", None, "must be a valid string"),
+        ("model.norm", "layer", NAMES.format("none, batch")),
+        ("model.norm", "json.dumps", "must be a dataclass"),
+        ("model.width", 3, "no such key; known are hidden, activation, norm, norm_options, init"),
+        ("model.init.scheme", "lecun", NAMES.format("normal, xavier, he")),
+        ("model.init.std", 0, "must be greater than 0"),
+        ("model.init.std", None, "scheme normal needs one above 0"),
+        ("model.init.gain", 2, "no such key; known are scheme, std"),
+        ("train", None, "must be a group of settings"),
+        ("train.steps", 0, "must be greater than 0"),
+        ("train.steps", -5, "must be greater than 0"),
+        ("train.steps", 1.5, INTEGER),
+        ("train.steps", "20", INTEGER),
+        ("train.batch_size", 0, "must be greater than 0"),
+        ("train.batch_size", -1, "must be greater than 0"),
+        ("train.measurements", 0, "must be greater than 0"),
+        ("train.probe_examples", 1, "must be greater than 1"),
+        ("train.eval_examples", 0, "must be greater than 0"),
+        ("train.dtype", "float16", "must be 'float32' or 'float64'"),
+        ("train.epochs", 3, "no such key; known are steps, batch_size, measurements"),
+        ("seed", -1, "must be greater than or equal to 0"),
+        ("seed", 1.5, INTEGER),
+        ("seed", True, INTEGER),
+        ("seed", 2**63, "must be less than 9223372036854775808"),
+        ("lr", 0.1, "no such key; known are dataset, model, optimizer, train, seed"),
+        ("momentum", 0.1, "no such key"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(InputError) as error:
+        a_run({key: value})
+    assert message(error).startswith(f"{key}={spell(value)}: {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "start"), [([0, 8], "model.hidden.0=0: must be greater"), ([8, 1.5], "model.hidden.1=1.5: must be a")]
+)
+def test_a_bad_element_of_a_list_is_named_with_its_place(hidden: list[Any], start: str) -> None:
+    with pytest.raises(InputError) as error:
+        a_run({"model.hidden": hidden})
+    assert message(error).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"eps": -1.0}, "model.norm_options.eps=-1.0: must be at least 0"),
+        ({"eps": "abc"}, "model.norm_options.eps=abc: must be a valid number"),
+        ({"momentum": 1}, "model.norm_options.momentum=1.0: must be at least 0 and below 1"),
+        ({"foo": True}, "model.norm_options.foo=true: no such key; known are eps, momentum"),
+    ],
+)
+def test_options_of_the_norm_are_checked(options: dict[str, Any], start: str) -> None:
+    with pytest.raises(InputError) as error:
+        a_run(BATCH | {"model.norm_options": options})
+    assert message(error).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "value"), [("momentum", "momentum", 1), ("momentum", "momentum", "x"), ("adagrad", "eps", 0)]
+)
+def test_options_of_the_optimizer_are_checked(option: str, key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"^optimizer\.{key}={value}\S*: must be "):
+        a_run({f"optimizer.{key}": value}, f"optimizer={option}")
+
+
+@pytest.mark.parametrize("key", [*RUN_KEYS, "optimizer.lr", "optimizer.name", "train.steps", "model.init.std"])
+def test_a_missing_key_is_named(key: str) -> None:
+    changed = settings()
+    *path, last = key.split(".")
+    node = changed
+    for part in path:
+        node = node[part]
+    del node[last]
+    with pytest.raises(InputError) as error:
+        RunConfig.parse(changed)
+    assert message(error).startswith(key if last != "name" else path[-1])
+
+
+@pytest.mark.parametrize("norm", ["batch", "bnrepro.batchnorm.BatchNorm"])
+def test_batch_norm_needs_two_examples(norm: str) -> None:
+    assert a_run({"train.batch_size": 1}).train.batch_size == 1
+    assert a_run({"train.batch_size": 2, "model.norm": norm}).train.batch_size == 2
+    with pytest.raises(InputError, match=r"^train\.batch_size=1: batch norm needs at least 2 examples"):
+        a_run({"train.batch_size": 1, "model.norm": norm})
+
+
+# What a run is
+
+LEAVES: dict[str, Any] = {
+    "dataset.name": "mnist",
+    "dataset.binarize": True,
+    "model.name": "bnrepro.config.MLP",
+    "model.hidden": [8, 8],
+    "model.activation": "relu",
+    "model.norm": "bnrepro.batchnorm.BatchNorm",
+    "model.norm_options.eps": 1e-3,
+    "model.norm_options.momentum": 0.5,
+    "model.init.scheme": "he",
+    "model.init.std": 0.2,
+    "optimizer.name": "bnrepro.optim.Momentum",
+    "optimizer.lr": 0.2,
+    "optimizer.momentum": 0.5,
+    "train.steps": 21,
+    "train.batch_size": 61,
+    "train.measurements": 5,
+    "train.probe_examples": 100,
+    "train.eval_examples": 100,
+    "train.dtype": "float64",
+    "seed": 1,
+}
+IN_LOCK_STEP = {"model.init.scheme", "model.init.std", "optimizer.lr", "seed"}
+
+
+def full_run(changes: dict[str, Any] | None = None) -> RunConfig:
+    """A run that has every leaf."""
+    dataset = "dataset=mnist" if (changes or {}).get("dataset.name") == "mnist" else "dataset=digits"
+    return a_run({"model.norm": "batch", **(changes or {})}, "optimizer=momentum", dataset)
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {k: v for key, node in tree.items() for k, v in leaves(node, f"{path}.{key}" if path else key).items()}
+
+
+def test_every_leaf_of_the_identity_is_tested_below() -> None:
+    assert leaves(full_run().to_dict()).keys() == LEAVES.keys()
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_any_change_makes_another_run(key: str) -> None:
+    base, changed = full_run(), full_run({key: LEAVES[key]})
+    assert leaves(changed.to_dict())[key] == LEAVES[key]
+    assert changed.run_id != base.run_id
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: str) -> None:
+    base, changed = full_run(), full_run({key: LEAVES[key]})
+    assert (changed.group_id == base.group_id) == (key in IN_LOCK_STEP)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"optimizer.lr": 1}, {"optimizer.lr": 1.0}),
+        ({"optimizer.lr": 0.1}, {"optimizer.lr": 1e-1}),
+        ({"model.init.std": 1}, {"model.init.std": 1.0}),
+        ({"model.init.scheme": "he", "model.init.std": 0.1}, {"model.init.scheme": "he", "model.init.std": None}),
+        ({"model.init.scheme": "xavier", "model.init.std": 0.1}, {"model.init.scheme": "xavier", "model.init.std": 9}),
+        ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
+        ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
+        (BATCH, BATCH | {"model.norm_options": {"eps": 1e-5, "momentum": 0.9}}),
+        (BATCH, BATCH | {"model.norm_options": {"momentum": 0.9}}),
+        (BATCH | {"model.norm_options": {"eps": 1}}, BATCH | {"model.norm_options": {"eps": 1.0}}),
+    ],
+)
+def test_another_spelling_is_the_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert a_run(one).run_id == a_run(other).run_id
+    assert a_run(one).to_dict() == a_run(other).to_dict()
+
+
+def test_options_of_the_norm_are_filled_in() -> None:
+    assert a_run(BATCH).to_dict()["model"]["norm_options"] == {"eps": BatchNorm.eps, "momentum": BatchNorm.momentum}
+    assert a_run().to_dict()["model"]["norm_options"] == {}
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    def backwards(tree: Any) -> Any:
+        return {k: backwards(v) for k, v in reversed(tree.items())} if isinstance(tree, dict) else tree
+
+    assert list(backwards(settings())) != list(settings())
+    assert RunConfig.parse(backwards(settings())).run_id == a_run().run_id
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("root", "elsewhere"), ("mirrors", []), ("sha256", None), ("sha256_gz", None)]
+)
+def test_where_a_data_set_comes_from_is_not_part_of_a_run(key: str, value: Any) -> None:
+    base, changed = (a_run(change, "dataset=mnist") for change in ({}, {f"dataset.{key}": value}))
+    assert getattr(changed.dataset.value, key) == value != getattr(base.dataset.value, key)
+    assert changed.run_id == base.run_id
+    assert changed.dataset == base.dataset
+    assert hash(changed.dataset) == hash(base.dataset)
+    assert base.dataset != a_run({}, "dataset=fashion_mnist").dataset
+
+
+def test_ids_are_stable() -> None:
+    """A change here makes every stored run unknown."""
+    settled = {
+        "dataset": {"name": "digits", "binarize": False},
+        "model": {
+            "name": "mlp",
+            "hidden": [8],
+            "activation": "sigmoid",
+            "norm": "none",
+            "norm_options": {},
+            "init": {"scheme": "normal", "std": 0.1},
+        },
+        "optimizer": {"name": "sgd", "lr": 1.0},
+        "train": {
+            "steps": 20,
+            "batch_size": 60,
+            "measurements": 4,
+            "probe_examples": 50,
+            "eval_examples": 50,
+            "dtype": "float32",
+        },
+        "seed": 0,
+    }
+    run = RunConfig.parse(settled)
+    assert run.to_dict() == settled
+    assert run.run_id == "549c1543fa8b198a"
+
+
+# Names and import paths
+
+MINE = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.data import Digits
+from bnrepro.layers import Sigmoid
+from bnrepro.optim import SGD
+
+
+class Swish(Sigmoid):
+    pass
+
+
+@dataclass(frozen=True)
+class Shift(BatchNorm):
+    shift: float = 0.5
+
+
+@dataclass(frozen=True)
+class Decay(SGD):
+    decay: float
+
+
+@dataclass(frozen=True)
+class Few(Digits):
+    count: int
+
+
+def tiny(rng, fan_in, fan_out, shape):
+    return np.full(shape, 1e-3)
+"""
+
+
+def test_classes_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_of_test_config.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = {
+        "model.activation": "mine_of_test_config.Swish",
+        "model.norm": "mine_of_test_config.Shift",
+        "model.norm_options": {"shift": 2},
+        "model.init.scheme": "mine_of_test_config.tiny",
+        "optimizer": {"name": "mine_of_test_config.Decay", "lr": 0.1, "decay": 1},
+        "dataset": {"name": "mine_of_test_config.Few", "binarize": False, "count": 5},
+    }
+    run = a_run(changes)
+    network = run.model.value.build(10)
+    assert [type(layer).__name__ for layer in network.layers.values()][1:4] == ["Dense", "Shift", "Swish"]
+    assert (network.layers["norm1"].shift, network.layers["norm1"].eps) == (2.0, BatchNorm.eps)
+    assert run.to_dict()["optimizer"] == {"name": "mine_of_test_config.Decay", "lr": 0.1, "decay": 1.0}
+    assert run.dataset.value.count == 5
+    params, _ = network.init(np.random.default_rng(0), (1, 8, 8))
+    assert np.all(params["dense1"]["W"] == 1e-3)
+    for key, value in [("model.norm_options", {"shift": "x"}), ("optimizer.decay", "x"), ("dataset.count", "x")]:
+        with pytest.raises(InputError, match=rf"^{re.escape(key)}\S*=x: must be a valid "):
+            a_run(changes | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "std", "built"), [("normal", 0.3, Normal(0.3)), ("xavier", 0.3, xavier), ("he", None, he)]
+)
+def test_initializer_by_name(scheme: str, std: float | None, built: Any) -> None:
+    assert a_run({"model.init.scheme": scheme, "model.init.std": std}).model.value.init.build() == built
+
+
+# All that a command says
+
+
+def test_compose_gives_every_setting_of_conf_with_overrides() -> None:
+    composed = compose([*TINY, "+sweep=learning_rates", "sweep.grid.seed=[7]", "results_dir='~/here'"])
+    parsed = Settings.parse(composed)
+    assert RunConfig.parse(parsed.run).train.steps == 20
+    assert parsed.grid is not None
+    assert parsed.grid["seed"] == [7]
+    assert parsed.results_dir == Path("~/here").expanduser()
+    assert parsed.compute == Compute(n_jobs=-1, group_size=None)
+
+
+@pytest.mark.parametrize("override", ["model.foo=1", "dataset=foo", "+sweep=foo", "model.hidden=[1"])
+def test_compose_raises_what_hydra_raises(override: str) -> None:
+    with pytest.raises(HydraException):
+        compose([override])
+
+
+def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
+    base, other = (
+        RunConfig.parse(Settings.parse(compose([*TINY, *overrides])).run)
+        for overrides in ([], ["results_dir=elsewhere", "compute.n_jobs=1", "compute.group_size=3"])
+    )
+    assert base.run_id == other.run_id
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("+foo=1", "foo=1: no such key; known are dataset, model, optimizer, train, seed, compute, results_dir, sweep"),
+        ("+lr=1", "lr=1: no such key; known are dataset, "),
+        ("results_dir=null", "results_dir=null: must be a valid string"),
+        ("results_dir=", "results_dir=: must have at least 1 character"),
+        ("~results_dir", "results_dir: missing"),
+        ("~compute", "compute=null: must be a group of settings"),
+        ("compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1 for one per core"),
+        ("compute.n_jobs=abc", "compute.n_jobs=abc: must be a valid integer"),
+        ("compute.n_jobs=true", "compute.n_jobs=true: must be a valid integer"),
+        ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
+        ("+compute.foo=0", "compute.foo=0: no such key; known are n_jobs, group_size"),
+        ("+sweep.foo=1", "sweep.foo=1: no such key; known are grid"),
+        ("+sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
+        ("+sweep.grid=[1]", "sweep.grid=[1]: must be a valid dictionary"),
+    ],
+)
+def test_bad_settings_around_a_run(override: str, start: str) -> None:
+    with pytest.raises(InputError) as error:
+        Settings.parse(compose([override]))
+    assert message(error).startswith(start)
+
+
+def test_typed_converts_and_returns_the_dataclass() -> None:
+    assert typed(Compute, {"n_jobs": 2, "group_size": None}, "compute") == Compute(2, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"),
+    [(None, "null"), (True, "true"), ([1, None], "[1, null]"), ("abc", "abc"), (0.1, "0.1"), (float("nan"), "nan")],
+)
+def test_values_are_spelled_as_on_a_command_line(value: Any, spelled: str) -> None:
+    assert spell(value) == spelled

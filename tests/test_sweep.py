@@ -1,0 +1,424 @@
+"""A grid becomes runs, runs become groups, and how they are grouped and spread over workers changes no bit."""
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from runs import a_run, assert_same_results, settings, write_idx
+
+from bnrepro import sweep
+from bnrepro.config import Compute, RunConfig
+from bnrepro.data import Dataset
+from bnrepro.errors import InputError
+from bnrepro.store import Results, RunResult, Store
+from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, train_group, without
+
+HERE = Compute(n_jobs=1, group_size=None)
+Report = list[list[RunResult]]
+
+
+def train_all(folder: Path, runs: Sequence[RunConfig], compute: Compute = HERE) -> tuple[Store, Report]:
+    """Train what is missing in ``folder``; the store, and what was reported."""
+    store = Store(folder, create=True)
+    reports: Report = []
+    run_all(runs, store, compute, reports.append)
+    return store, reports
+
+
+# Grids
+
+
+def test_a_grid_is_every_combination_with_the_first_key_slowest() -> None:
+    grid = {"model": {"norm": ["none", "batch"]}, "optimizer": {"lr": [1, 0.1]}, "seed": [0, 1]}
+    runs = expand(settings({"train.steps": 5}), grid)
+    made = [(run.model.value.norm, run.lr, run.seed) for run in runs]
+    assert made == list(itertools.product(["none", "batch"], [1, 0.1], [0, 1]))
+    assert {run.train.steps for run in runs} == {5}
+    assert {type(run.lr) for run in runs} == {float}
+
+
+def test_a_value_of_the_grid_wins_over_the_base_at_any_depth() -> None:
+    grid = {
+        "model": {"init": {"std": [0.5]}, "hidden": [[4], [4, 4]]},
+        "train": {"steps": [7]},
+        "dataset": {"binarize": [True]},
+    }
+    base = settings({"model.norm": "batch"})
+    before = repr(base)
+    runs = expand(base, grid)
+    assert [run.model.value.hidden for run in runs] == [[4], [4, 4]]
+    assert {(r.model.value.init.std, r.train.steps, r.dataset.value.binarize) for r in runs} == {(0.5, 7, True)}
+    assert {run.model.value.norm for run in runs} == {"batch"}
+    assert repr(base) == before
+
+
+def test_a_key_that_the_base_lacks_can_be_in_the_grid() -> None:
+    runs = expand(settings({"model.norm": "batch"}), {"model": {"norm_options": {"eps": [1e-3, 1e-2]}}})
+    assert [run.to_dict()["model"]["norm_options"]["eps"] for run in runs] == [1e-3, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("grid", "rates"),
+    [
+        ({"optimizer": {"lr": [1, 0.1, 1.0, 1]}}, [1, 0.1]),
+        ({"optimizer": {"lr": [1]}, "model": {"norm_options": {"eps": [1e-3, 1e-2]}}}, [1]),  # of no norm
+        ({"optimizer": {"lr": [1]}, "model": {"init": {"scheme": ["he"], "std": [1, 2]}}}, [1]),  # he has no std
+    ],
+)
+def test_equal_runs_are_one_run(grid: dict[str, Any], rates: list[float]) -> None:
+    assert [run.lr for run in expand(settings(), grid)] == rates
+
+
+@pytest.mark.parametrize(
+    ("grid", "start"),
+    [
+        ({}, "sweep.grid={}: must list values for at least one setting"),
+        ({"model": {}}, "sweep.grid={}: must list values for at least one setting"),
+        ({"seed": []}, "sweep.grid.seed=[]: must be a list of at least one value"),
+        ({"optimizer": {"lr": []}, "seed": [0]}, "sweep.grid.optimizer.lr=[]: must be a list of at least one value"),
+        ({"seed": 3}, "sweep.grid.seed=3: must be a list of at least one value"),
+        ({"model": {"norm": "batch"}}, "sweep.grid.model.norm=batch: must be a list of at least one value"),
+        ({"model": None}, "sweep.grid.model=null: must be a list of at least one value"),
+        ({"foo": [1]}, "foo=1: no such key; known are dataset, model, optimizer, train, seed"),
+        ({"model": {"foo": [1]}}, "model.foo=1: no such key; known are hidden, activation"),
+        ({"model": {"init": {"foo": [1]}}}, "model.init.foo=1: no such key; known are scheme, std"),
+        ({"foo": {"bar": [1]}}, 'foo={"bar": 1}: no such key; known are dataset, model'),
+        ({"train": {"steps": {"foo": [1]}}}, "sweep.grid.train.steps.foo: no such key"),
+        ({"model": {"hidden": {"foo": [1]}}}, "sweep.grid.model.hidden.foo: no such key"),
+        ({"optimizer": {"lr": [0.1, -1]}}, "optimizer.lr=-1: must be greater than 0"),
+        ({"model": {"activation": ["relu", "tanh"]}}, "model.activation=tanh: must be one of sigmoid, relu"),
+        ({"results_dir": ["here"]}, "results_dir=here: no such key"),
+    ],
+)
+def test_bad_grids_are_rejected(grid: dict[str, Any], start: str) -> None:
+    with pytest.raises(InputError) as error:
+        expand(settings(), grid)
+    assert str(error.value).startswith(start)
+
+
+# Groups
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> list[RunConfig]:
+    """Up to 4 × 2 × 2 × 3 runs in any order."""
+    grid = {
+        "model": {
+            "activation": draw(st.sampled_from([["relu"], ["relu", "sigmoid"]])),
+            "init": {"scheme": draw(st.sampled_from([["he"], ["he", "xavier"]]))},
+        },
+        "optimizer": {"lr": [1.0, 2.0, 3.0, 4.0][: draw(st.integers(1, 4))]},
+        "seed": [0, 1, 2][: draw(st.integers(1, 3))],
+    }
+    return draw(st.permutations(expand(settings(), grid)))
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(grids(), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 50)))
+def test_groups_are_a_partition_that_suits_the_workers(runs: list[RunConfig], workers: int, size: int | None) -> None:
+    groups = form_groups(runs, workers, size)
+    grouped = [run.run_id for group in groups for run in group]
+    assert sorted(grouped) == sorted(run.run_id for run in runs)
+    kinds = [{run.group_id for run in group} for group in groups]
+    assert all(len(kind) == 1 for kind in kinds)
+    largest = max(len(group) for group in groups)
+    assert largest <= (size or sweep.MAX_GROUP)
+    if size is None:  # none has more than its share, so that none is idle while another works on
+        assert largest <= -(-len(runs) // workers)
+    for kind in {run.group_id for run in runs}:  # as few as that allows, of sizes that differ by at most 1
+        sizes = [len(group) for group in groups if group[0].group_id == kind]
+        assert max(sizes) - min(sizes) <= 1
+        seeds = [run.seed for group in groups if group[0].group_id == kind for run in group]
+        assert seeds == sorted(seeds)  # runs of one seed share mini-batches
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "size", "sizes"),
+    [(96, 2, None, [8] * 12), (5, 1, None, [5]), (9, 1, None, [5, 4]), (3, 8, None, [1, 1, 1]), (5, 2, 2, [2, 2, 1])],
+)
+def test_sizes_of_groups(count: int, workers: int, size: int | None, sizes: list[int]) -> None:
+    runs = expand(settings(), {"seed": list(range(count))})
+    assert [len(group) for group in form_groups(runs, workers, size)] == sizes
+
+
+def test_no_runs_make_no_groups() -> None:
+    assert form_groups([], 2) == []
+
+
+# A group
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    data: Dataset = a_run().dataset.value.load()
+    return data
+
+
+def test_a_trained_run_has_its_curve_and_its_layers(digits: Dataset) -> None:
+    run = a_run({"model.hidden": [8, 4], "model.norm": "batch", "optimizer.lr": 0.5})
+    (result,) = train_group([run], digits)
+    assert (result.config, result.status, result.error, result.diverged_at) == (run, "done", None, None)
+    steps = run.train.measured_steps
+    assert [row["step"] for row in result.curves] == steps
+    assert [(row["step"], row["layer"]) for row in result.layers] == list(itertools.product(steps, [1, 2]))
+    assert result.test_accuracy == result.curves[-1]["test_accuracy"]  # all 355 test digits are below eval_examples
+    assert result.curves[-1]["train_loss"] < result.curves[0]["train_loss"]
+    assert result.seconds > 0
+
+
+def test_a_diverged_run_is_a_result_and_its_neighbour_does_not_notice(digits: Dataset) -> None:
+    calm, wild = a_run({"optimizer.lr": 0.1}), a_run({"optimizer.lr": 1000})
+    together = train_group([wild, calm], digits)
+    (alone,) = train_group([calm], digits)
+    diverged, done = together
+    assert (diverged.status, diverged.test_accuracy, diverged.error) == ("diverged", None, None)
+    assert diverged.diverged_at is not None
+    assert 0 < diverged.diverged_at < 20
+    assert [row["step"] for row in diverged.curves] == [
+        step for step in calm.train.measured_steps if step <= diverged.diverged_at
+    ]
+    assert (done.curves, done.layers, done.test_accuracy) == (alone.curves, alone.layers, alone.test_accuracy)
+
+
+def test_watch_sees_every_measurement(digits: Dataset) -> None:
+    seen: list[int] = []
+    run = a_run()
+    train_group([run], digits, lambda measured: seen.append(measured.step))
+    assert seen == run.train.measured_steps
+
+
+BROKEN = """
+from bnrepro.layers import Sigmoid
+
+
+class Broken(Sigmoid):
+    def forward(self, params, state, x, *, train):
+        raise RuntimeError("broken on purpose")
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The import path of an activation that raises."""
+    (tmp_path / "broken_of_test_sweep.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "broken_of_test_sweep.Broken"
+
+
+def test_an_exception_makes_the_group_failed_with_its_traceback(digits: Dataset, broken: str) -> None:
+    results = train_group([a_run({"model.activation": broken, "seed": seed}) for seed in (0, 1)], digits)
+    assert [result.status for result in results] == ["failed", "failed"]
+    for result in results:
+        assert result.error is not None
+        assert result.error.startswith("Traceback")
+        assert "broken on purpose" in result.error
+        assert result.test_accuracy is None
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_failed_group_does_not_end_the_sweep(tmp_path: Path, broken: str, n_jobs: int) -> None:
+    runs = expand(settings(), {"model": {"activation": [broken, "relu"]}, "seed": [0, 1]})
+    store, reports = train_all(tmp_path / "results", runs, Compute(n_jobs, 1))
+    assert sorted(result.status for report in reports for result in report) == ["done", "done", "failed", "failed"]
+    table = store.load().runs
+    assert table.groupby("activation")["status"].unique().map(list).to_dict() == {broken: ["failed"], "relu": ["done"]}
+    assert table["error"].dropna().str.contains("broken on purpose").tolist() == [True, True]
+
+
+# The whole sweep
+
+GRID = {
+    "model": {"activation": ["sigmoid", "relu"], "norm": ["none", "batch"]},
+    "optimizer": {"lr": [0.1, 3.0, 1000.0]},
+    "seed": [0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def runs_of_files(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
+    """24 runs on 1.2 MB of images: what joblib gives its workers as a memory map."""
+    root = write_idx(tmp_path_factory.mktemp("idx") / "root", count=1600, size=28)
+    changes = {"dataset.root": str(root), "dataset.sha256": None, "model.hidden": [16, 16], "train.steps": 50}
+    return expand(settings(changes, "dataset=mnist"), GRID)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory, runs_of_files: list[RunConfig]) -> Results:
+    """Each run alone, in this process."""
+    return train_all(tmp_path_factory.mktemp("one"), runs_of_files, Compute(1, 1))[0].load()
+
+
+@pytest.mark.parametrize(("n_jobs", "group_size"), [(1, 8), (1, None), (2, 1), (2, 8), (2, None)])
+def test_groups_and_workers_change_no_bit(
+    tmp_path: Path, runs_of_files: list[RunConfig], one_by_one: Results, n_jobs: int, group_size: int | None
+) -> None:
+    assert {run.train.dtype for run in runs_of_files} == {"float32"}
+    store, reports = train_all(tmp_path, runs_of_files, Compute(n_jobs, group_size))
+    assert max(len(report) for report in reports) == {1: 1, 8: 6, None: 6}[group_size]
+    assert_same_results(store.load(), one_by_one)
+
+
+def test_the_sweep_above_has_all_that_could_differ(one_by_one: Results) -> None:
+    runs = one_by_one.runs
+    assert set(runs["status"]) == {"done", "diverged"}
+    assert (runs["test_accuracy"] > 0.5).any()
+    assert runs["test_accuracy"].nunique() > 5
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_blas_has_one_thread_whatever_the_number_of_workers(tmp_path: Path, n_jobs: int) -> None:
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        store, _ = train_all(tmp_path, expand(settings(), {"seed": [0, 1]}), Compute(n_jobs, 1))
+    runs = store.load().runs
+    assert runs["blas_threads"].tolist() == [1, 1]
+    assert runs["blas"].str.len().min() > 0
+
+
+def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    """In place of training."""
+    return [RunResult(run, status="failed", error=type(data.train_images).__name__) for run in runs]
+
+
+def test_workers_share_one_memory_mapped_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_of_files: list[RunConfig]
+) -> None:
+    monkeypatch.setattr(sweep, "train_group", say_where_the_images_are)
+    store, _ = train_all(tmp_path, runs_of_files[:2], Compute(2, 1))
+    assert store.load().runs["error"].tolist() == ["memmap", "memmap"]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Ids of the runs of each group for which training was really entered."""
+    entered: list[list[str]] = []
+
+    def counted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+        entered.append([run.run_id for run in runs])
+        return train_group(runs, data)
+
+    monkeypatch.setattr(sweep, "train_group", counted)
+    return entered
+
+
+def ids(groups: Iterable[Iterable[str]]) -> list[str]:
+    return sorted(itertools.chain.from_iterable(groups))
+
+
+def test_only_what_is_missing_is_trained(tmp_path: Path, trained: list[list[str]]) -> None:
+    few = expand(settings(), {"optimizer": {"lr": [0.1, 1000.0]}, "seed": [0, 1]})
+    more = expand(settings(), {"optimizer": {"lr": [0.2, 0.1, 1000.0]}, "seed": [0, 1, 2]})
+    store, reports = train_all(tmp_path, few)
+    assert ids(trained) == sorted(run.run_id for run in few)
+    assert set(store.load().runs["status"]) == {"done", "diverged"}
+    assert [len(report) for report in reports] == [len(group) for group in trained]
+    before = store.load([run.run_id for run in few])
+
+    trained.clear()
+    assert train_all(tmp_path, few)[1] == []
+    assert trained == []
+
+    train_all(tmp_path, more)
+    assert ids(trained) == sorted({run.run_id for run in more} - {run.run_id for run in few})
+    assert len(store.finished()) == 9
+    assert_same_results(store.load([run.run_id for run in few]), before)
+
+
+def test_a_failed_run_is_tried_again(tmp_path: Path, trained: list[list[str]]) -> None:
+    run = a_run()
+    Store(tmp_path, create=True).add([RunResult(run, status="failed")])
+    store, _ = train_all(tmp_path, [run])
+    assert trained == [[run.run_id]]
+    assert store.finished() == {run.run_id}
+
+
+def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list[list[str]]) -> None:
+    runs = expand(settings(), {"seed": [0, 1, 2, 3]})
+    store = Store(tmp_path, create=True)
+
+    def interrupt(results: list[RunResult]) -> None:
+        if len(store.finished()) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs, store, Compute(1, 1), interrupt)
+    assert len(store.finished()) == 2
+    stored = store.finished()
+    trained.clear()
+    train_all(tmp_path, runs)
+    assert ids(trained) == sorted({run.run_id for run in runs} - stored)
+
+
+def test_without_keeps_the_order() -> None:
+    runs = expand(settings(), {"seed": [3, 1, 2]})
+    assert without(runs, {runs[1].run_id}) == [runs[0], runs[2]]
+
+
+# Data
+
+
+def test_a_batch_larger_than_the_data_set_is_rejected_before_training(tmp_path: Path, trained: list[list[str]]) -> None:
+    runs = expand(settings(), {"train": {"batch_size": [1442, 1443]}})
+    assert len(load_data(runs[:1])) == 1
+    with pytest.raises(
+        InputError, match=r"^train\.batch_size=1443: must be at most 1442, the training examples of digits$"
+    ):
+        train_all(tmp_path, runs)
+    assert trained == []
+
+
+def test_each_data_set_is_loaded_once(tmp_path: Path) -> None:
+    root = write_idx(tmp_path / "root")
+    changes = {"dataset.root": str(root), "dataset.sha256": None}
+    runs = [
+        *expand(settings(changes, "dataset=mnist"), {"dataset": {"binarize": [False, True]}, "seed": [0, 1]}),
+        a_run(),
+    ]
+    data = load_data(runs)
+    assert len(data) == 3
+    assert [len(data[run.dataset].train_labels) for run in runs] == [60, 60, 60, 60, 1442]
+    assert data[runs[0].dataset] is data[runs[1].dataset]
+    assert data[runs[2].dataset].train_images.max() == 1
+
+
+# Progress
+
+
+def ended(*statuses: str) -> list[RunResult]:
+    return [RunResult(a_run(), status=status) for status in statuses]
+
+
+def test_progress_is_plain_lines_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 6.0, 7.0, 12.0, 13.0]).__next__
+    monkeypatch.setattr("bnrepro.sweep.time.monotonic", clock)
+    progress = Progress(10)
+    for results in (
+        ended("done"),
+        ended("done", "done"),
+        ended("failed"),
+        ended("done", "diverged"),
+        ended(*["done"] * 4),
+    ):
+        progress(results)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["3 of 10 runs, 00:14 left", "6 of 10 runs, 00:08 left", "10 of 10 runs, 00:00 left"]
+    assert progress.failed == 1
+
+
+def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnrepro.sweep.sys.stderr.isatty", lambda: True)
+    progress = Progress(2)
+    progress(ended("done"))
+    progress(ended("done"))
+    err = capsys.readouterr().err
+    assert re.search(r"100%.*2/2", err)
+    assert " runs, " not in err
