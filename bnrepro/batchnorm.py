@@ -3,68 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from .layers import Array, Arrays, Backward, Shape, sum_over_examples
+from .layers import Array, Arrays, Backward, Shape, require, sum_per_feature
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """y = γ (x − μ) / √(σ² + ε) + β, for x (R, N, D), with γ and β (R, 1, D), one pair per feature.
+    """y = γ (x − μ) / √(σ² + ε) + β: one γ and β per feature of x (R, N, D), or per map of x (R, N, C, H, W).
 
-    In training (Algorithm 1), μ = mean and σ² = biased variance over the mini-batch of m = N examples, and the
-    gradient passes through both. At inference, μ and σ² are moving averages of μ_B and m/(m−1) σ²_B, so the
-    layer is a fixed affine map.
+    In training (Algorithm 1), μ is the mean and σ² the biased variance over the mini-batch, of m = N values per
+    feature, or m = N·H·W per feature map (Section 3.2), and the gradient passes through both.
 
-    The moving average after t mini-batches is the weighted mean of their statistics with weights momentum^(t−i),
-    i = 1 … t, kept by ``average ← (1 − w) average + w new`` with w = (1 − momentum) / (1 − momentum^t): it needs no
-    start value, and momentum is the share of the past that is kept.
+    At inference, by the setting ``inference``:
 
-    Differs from the paper in that Algorithm 2 averages over many mini-batches after training; the paper uses
-    moving averages only to follow the accuracy during training (Section 3.1).
+    - ``ema``: moving averages of μ_B and m/(m−1) σ²_B, gathered during training. The average after t mini-batches is
+      their mean with weights momentum^(t−i), i = 1 … t, kept by
+      ``average ← (1 − w) average + w new`` with w = (1 − momentum) / (1 − momentum^t). So it needs no start value,
+      ``momentum`` is the share of the past that is kept, and the limit momentum = 1 is the plain mean.
+    - ``population``: Algorithm 2: the plain mean of μ_B and of m/(m−1) σ²_B over many training mini-batches at the
+      weights as they are, computed afresh by :meth:`bnrepro.network.Network.with_population_statistics`.
+    - ``batch``: the test batch's own statistics, as in training. Not in the paper, and shown only for why not: the
+      output for an image then depends on which others come with it.
+
+    Differs from the paper in the default: it uses moving averages only to follow the accuracy during training
+    (Section 3.1). It does not state ε.
 
     Args:
-        eps: ε, added to the variance inside the root. The paper does not state it.
-        momentum: of the moving averages, in [0, 1).
+        eps: ε, added to the variance inside the root.
+        momentum: of the moving averages, in [0, 1].
+        inference: which statistics inference uses.
+
+    Raises:
+        ValueError: if a setting is out of range.
     """
 
     eps: float = 1e-5
     momentum: float = 0.9
+    inference: Literal["ema", "population", "batch"] = "ema"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not self.eps >= 0:
-            raise ValueError(f"eps={self.eps}: must be at least 0")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum}: must be at least 0 and below 1")
+        require(self.eps >= 0, f"eps={self.eps}", "at least 0")
+        require(0 <= self.momentum <= 1, f"momentum={self.momentum}", "from 0 to 1")
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
         """γ = 1, β = 0. Before the first mini-batch, inference takes mean 0 and variance 1."""
-        (features,) = in_shape
-        params = {"gamma": np.ones((1, features)), "beta": np.zeros((1, features))}
-        state = {"mean": np.zeros((1, features)), "var": np.ones((1, features)), "updates": np.zeros((1, 1))}
+        shape = (1, in_shape[0], *(1 for _ in in_shape[1:]))
+        params = {"gamma": np.ones(shape), "beta": np.zeros(shape)}
+        state = {"mean": np.zeros(shape), "var": np.ones(shape), "updates": np.zeros([1] * len(shape))}
         return params, state, in_shape
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Algorithm 1 if ``train``, else the affine map of Algorithm 2, step 11.
 
         Raises:
-            ValueError: in training with N = 1, whose variance is 0.
+            ValueError: if x has not the shape of the parameters, or in training with m = 1, whose variance is 0.
         """
         gamma, beta = params["gamma"], params["beta"]
-        if not train:
-            return self._infer(gamma, beta, state, x)
-        m = x.shape[1]
-        if m < 2:
-            raise ValueError("batch norm needs at least 2 examples in a training mini-batch")
+        if x.ndim not in (3, 5) or x.ndim != gamma.ndim or x.shape[2] != gamma.shape[2]:
+            raise ValueError(
+                f"BatchNorm of {gamma.shape[2]} features takes (R, N, D) or (R, N, C, H, W), not {x.shape}"
+            )
+        if not train and self.inference != "batch":
+            return self._infer(params, state, x)
+        m = x[0, :, 0].size
+        if m < 2 and train:
+            raise ValueError("BatchNorm needs at least 2 values per feature in a training mini-batch, not 1")
 
         # x̂ is never written out. With c = x − μ, which keeps a rounding error δ = mean(c) when |μ| ≫ σ,
         # σ² = mean(c²) − δ² and x̂ = (c − δ) s for s = 1/√(σ² + ε): every use of x̂ is affine in c.
-        mean = sum_over_examples(x) / m
+        mean = sum_per_feature(x) / m
         c = x - mean
-        delta = sum_over_examples(c) / m
-        var = sum_over_examples(c * c) / m - delta * delta
+        delta = sum_per_feature(c) / m
+        var = sum_per_feature(c * c) / m - delta * delta
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
         y = c * a
@@ -73,8 +87,8 @@ class BatchNorm:
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
             # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
             # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
-            dbeta = sum_over_examples(dy)
-            dgamma = s * (sum_over_examples(dy * c) - delta * dbeta)
+            dbeta = sum_per_feature(dy)
+            dgamma = s * (sum_per_feature(dy * c) - delta * dbeta)
             grads = {"gamma": dgamma, "beta": dbeta}
             if not need_dx:
                 return None, grads
@@ -84,13 +98,15 @@ class BatchNorm:
             dx -= a * dbeta / m + b * delta
             return dx, grads
 
-        return y, self._average(state, mean + delta, var * (m / (m - 1))), backward
+        return y, self._average(state, mean + delta, var, m) if train else state, backward
 
-    def _average(self, state: Arrays, mean: Array, var: Array) -> Arrays:
-        """Move the averages towards the statistics of one mini-batch."""
+    def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
+        """Move the averages towards a mini-batch's mean and unbiased variance, m/(m−1) times the biased ``var``."""
+        var = var * (m / (m - 1))
         updates = state["updates"] + 1
         # In float64, where the first weight is exactly 1: in float32 a share of the start values would be left over.
-        weight = (1 - self.momentum) / (1 - self.momentum ** updates.astype(float))
+        t = updates.astype(float)
+        weight = 1 / t if self.momentum == 1 else (1 - self.momentum) / (1 - self.momentum**t)
         weight = weight.astype(mean.dtype)
         return {
             "mean": (1 - weight) * state["mean"] + weight * mean,
@@ -98,15 +114,113 @@ class BatchNorm:
             "updates": updates,
         }
 
-    def _infer(self, gamma: Array, beta: Array, state: Arrays, x: Array) -> tuple[Array, Arrays, Backward]:
-        s = 1 / np.sqrt(state["var"] + self.eps)
-        a = gamma * s
-        y = x * a
-        y += beta - a * state["mean"]
+    def fold(self, params: Arrays, state: Arrays) -> tuple[Array, Array]:
+        """The map that inference is (Algorithm 2, step 11): y = scale · x + shift, both of γ's shape."""
+        scale = params["gamma"] / np.sqrt(state["var"] + self.eps)
+        return scale, params["beta"] - scale * state["mean"]
+
+    def _infer(self, params: Arrays, state: Arrays, x: Array) -> tuple[Array, Arrays, Backward]:
+        scale, shift = self.fold(params, state)
+        y = x * scale
+        y += shift
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
-            dbeta = sum_over_examples(dy)
-            grads = {"gamma": s * (sum_over_examples(dy * x) - state["mean"] * dbeta), "beta": dbeta}
-            return (dy * a if need_dx else None), grads
+            dbeta = sum_per_feature(dy)
+            normalised = (x - state["mean"]) / np.sqrt(state["var"] + self.eps)
+            grads = {"gamma": sum_per_feature(dy * normalised), "beta": dbeta}
+            return (dy * scale if need_dx else None), grads
 
         return y, state, backward
+
+
+class BatchNormalization:
+    """The class of the textbook "Deep Learning from Scratch" and of study notes after it, over :class:`BatchNorm`.
+
+    Code written against them runs unchanged, and right. As printed in the note from which this project grew, the
+    class does not work, in these places:
+
+    1. ``forward`` passes on ``trainflg``, a name that does not exist.
+    2. ``backward`` reads ``dout.shpae``.
+    3. ``running_var`` is only ever multiplied by ``momentum`` and never takes in the variance of a mini-batch, so it
+       stays 0 and test-time output is scaled by 1/√ε = 1000.
+    4. 4-D input is flattened to (N, C·H·W): statistics per pixel, where Section 3.2 has one pair per feature map.
+    5. The running statistics start at 0 and use the biased variance: test-time output is wrong early, and always off
+       by m/(m−1).
+
+    Its ε, written ``10e-7``, is 1e-6, as here; its backward pass is right.
+
+    Args:
+        gamma: γ, (D,) for input (N, D), (C,) for input (N, C, H, W). Read anew by every call, so that an optimiser
+            may change it in place.
+        beta: β, likewise.
+        momentum: share of the past in the running statistics.
+        running_mean: (D,) or (C,) from earlier training; None to begin with the first mini-batch.
+        running_var: likewise.
+
+    Attributes:
+        dgamma: ∂ℓ/∂γ after ``backward``, of γ's shape.
+        dbeta: ∂ℓ/∂β, likewise.
+        running_mean: moving average of the mini-batch means, None before there is one.
+        running_var: moving average of the unbiased variances, likewise.
+    """
+
+    def __init__(
+        self,
+        gamma: Array,
+        beta: Array,
+        momentum: float = 0.9,
+        running_mean: Any = None,
+        running_var: Any = None,
+    ) -> None:
+        """Keep references to γ and β."""
+        if (running_mean is None) != (running_var is None):
+            raise ValueError("running_mean and running_var come together, or neither")
+        self.gamma, self.beta, self.momentum = gamma, beta, momentum
+        self.running_mean, self.running_var = running_mean, running_var
+        self.dgamma: Any = None
+        self.dbeta: Any = None
+        self._updates = 0.0 if running_mean is None else np.inf  # given averages weigh as the result of many
+        self._backward: Backward | None = None
+
+    def forward(self, x: Array, train_flg: bool = True) -> Array:
+        """Normalise x (N, D) or (N, C, H, W): by the mini-batch if ``train_flg``, else by the running statistics.
+
+        Raises:
+            ValueError: if x has another number of axes, γ, β or the running statistics do not fit it, or it holds a
+                single value per feature in training.
+        """
+        if x.ndim not in (2, 4):
+            raise ValueError(f"BatchNormalization takes (N, D) or (N, C, H, W), not {x.shape}")
+        ones = (1,) * (x.ndim - 2)
+
+        def per_feature(name: str, value: Array) -> Array:
+            if np.shape(value) != (x.shape[1],):
+                raise ValueError(f"{name} must have shape ({x.shape[1]},) for input {x.shape}, not {np.shape(value)}")
+            return np.asarray(value).reshape(1, 1, -1, *ones)
+
+        layer = BatchNorm(eps=1e-6, momentum=self.momentum)
+        params = {"gamma": per_feature("gamma", self.gamma), "beta": per_feature("beta", self.beta)}
+        mean = np.zeros(x.shape[1]) if self.running_mean is None else self.running_mean
+        var = np.ones(x.shape[1]) if self.running_var is None else self.running_var
+        state = {
+            "mean": per_feature("running_mean", mean),
+            "var": per_feature("running_var", var),
+            "updates": np.full((1, 1, 1, *ones), self._updates),
+        }
+        y, state, self._backward = layer.forward(params, state, x[np.newaxis], train=train_flg)
+        if train_flg:
+            self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)
+            self._updates += 1
+        return y[0]
+
+    def backward(self, dout: Array) -> Array:
+        """∂ℓ/∂x for dout = ∂ℓ/∂y of the last ``forward``; sets ``dgamma`` and ``dbeta``.
+
+        Raises:
+            RuntimeError: before the first ``forward``.
+        """
+        if self._backward is None:
+            raise RuntimeError("backward needs a forward before it")
+        dx, grads = self._backward(dout[np.newaxis])
+        self.dgamma, self.dbeta = grads["gamma"].reshape(-1), grads["beta"].reshape(-1)
+        return dx[0]

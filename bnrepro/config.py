@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import re
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -20,16 +21,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from .batchnorm import BatchNorm
 from .data import DATASETS
 from .errors import InputError
-from .layers import Initializer, Normal, ReLU, Sigmoid, he, xavier
-from .network import Network, mlp
-from .optim import OPTIMIZERS
+from .layers import Initializer, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
+from .network import Network, cnn, mlp
+from .optim import OPTIMIZERS, SCHEDULES
 from .train import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 
 Table = Mapping[str, Any]
-ACTIVATIONS: Table = {"sigmoid": Sigmoid, "relu": ReLU}
+ACTIVATIONS: Table = {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}
 NORMS: Table = {"none": None, "batch": BatchNorm}
 INITIALIZERS: Table = {"normal": Normal, "xavier": xavier, "he": he}
 
@@ -47,6 +48,8 @@ def find(table: Table, name: Any, key: str) -> Any:
     name = spell(name)
     if name in table:
         return table[name]
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # so that classes of an experiment can be named: experiments.NAME.Class
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -141,14 +144,14 @@ class Init:
         return scheme if self.std is None else scheme(self.std)
 
 
-@dataclass(frozen=True)
-class MLP:
-    """Fully connected: ``model=mlp``."""
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What all models are built from."""
 
-    hidden: Annotated[list[Count], Field(min_length=1)]
     activation: str
     norm: str
     norm_options: dict[str, Any]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     init: Init
 
     def __post_init__(self) -> None:
@@ -159,19 +162,52 @@ class MLP:
             filled = asdict(typed(find_dataclass(NORMS, self.norm, "norm"), self.norm_options, "norm_options"))
         object.__setattr__(self, "norm_options", filled)
 
-    def build(self, classes: int) -> Network:
-        """The network of one run."""
+    @property
+    def normalises_mini_batches(self) -> bool:
+        """Whether the norm is batch norm, or derived from it."""
         norm = find(NORMS, self.norm, "norm")
-        return mlp(
-            self.hidden,
-            classes,
+        return norm is not None and issubclass(norm, BatchNorm)
+
+    def parts(self) -> tuple[Initializer, Any, Any, float]:
+        """Initializer, nonlinearity, norm and dropout, as the builders of networks take them."""
+        norm = find(NORMS, self.norm, "norm")
+        return (
             self.init.build(),
             find(ACTIVATIONS, self.activation, "activation"),
             functools.partial(norm, **self.norm_options) if norm else None,
+            self.dropout,
         )
 
 
-MODELS: Table = {"mlp": MLP}
+@dataclass(frozen=True, kw_only=True)
+class MLP(Model):
+    """Fully connected: ``model=mlp``."""
+
+    hidden: Annotated[list[Count], Field(min_length=1)]
+
+    def build(self, classes: int) -> Network:
+        """The network of one run."""
+        return mlp(self.hidden, classes, *self.parts())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN(Model):
+    """Convolutional: ``model=cnn``."""
+
+    channels: Annotated[list[Count], Field(min_length=1)]
+    kernel: Count
+
+    def __post_init__(self) -> None:
+        """Check the kernel too."""
+        super().__post_init__()
+        require(self.kernel % 2 == 1, f"kernel={self.kernel}", "odd, so that images keep their size")
+
+    def build(self, classes: int) -> Network:
+        """The network of one run."""
+        return cnn(self.channels, self.kernel, classes, *self.parts())
+
+
+MODELS: Table = {"mlp": MLP, "cnn": CNN}
 
 
 @dataclass(frozen=True)
@@ -230,7 +266,7 @@ class Named:
         return hash(json.dumps(self.identity(), sort_keys=True))
 
 
-RUN_KEYS = ("dataset", "model", "optimizer", "train", "seed")
+RUN_KEYS = ("dataset", "model", "optimizer", "lr_schedule", "train", "seed")
 """What a run is made of; the learning rate stands with the optimiser's settings."""
 
 
@@ -242,6 +278,7 @@ class RunConfig:
     model: Named
     optimizer: Named
     lr: float
+    lr_schedule: Named
     train: Train
     seed: int
 
@@ -261,11 +298,12 @@ class RunConfig:
             model=Named.parse(MODELS, settings.get("model"), "model"),
             optimizer=Named.parse(OPTIMIZERS, optimizer, "optimizer"),
             lr=typed(_Rate, _only("lr", settings["optimizer"]), "optimizer").lr,
+            lr_schedule=Named.parse(SCHEDULES, settings.get("lr_schedule"), "lr_schedule"),
             train=typed(Train, settings.get("train"), "train"),
             seed=typed(_Seed, _only("seed", settings), "").seed,
         )
-        norm = getattr(run.model.value, "norm", "none")
-        if run.train.batch_size == 1 and find(NORMS, norm, "model.norm") is BatchNorm:
+        model = run.model.value
+        if run.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
             raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
         return run
 
@@ -276,6 +314,7 @@ class RunConfig:
             "dataset": self.dataset.identity(),
             "model": self.model.identity(),
             "optimizer": {"name": optimizer.pop("name"), "lr": self.lr} | optimizer,
+            "lr_schedule": self.lr_schedule.identity(),
             "train": asdict(self.train),
             "seed": self.seed,
         }

@@ -6,6 +6,7 @@ An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, with `
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -38,7 +39,9 @@ def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
     """Where the figures of a sweep with these overrides go: each variant has a folder of its own, named by them."""
     kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
     name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
-    return sweep_folder / name[:200]
+    if len(name) > 200:  # of the 255 bytes that file systems allow
+        name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return sweep_folder / name
 
 
 def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Sequence[str]) -> None:

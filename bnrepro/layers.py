@@ -19,7 +19,7 @@ run r in a group gives the same bits as run r alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +74,37 @@ def sum_over_examples(x: Array) -> Array:
     return np.ones((1, x.shape[1]), x.dtype) @ x
 
 
+def sum_per_feature(x: Array) -> Array:
+    """Sum over everything but runs and features: (R, N, D) → (R, 1, D), and (R, N, C, H, W) → (R, 1, C, 1, 1)."""
+    if x.ndim == 3:
+        return sum_over_examples(x)
+    runs, examples, channels = x.shape[:3]
+    rows = x.reshape(runs, examples, channels, -1)
+    per_image = (rows @ np.ones((rows.shape[3], 1), x.dtype))[..., 0]
+    return sum_over_examples(per_image).reshape(runs, 1, channels, 1, 1)
+
+
+def require(allowed: bool, setting: str, range_: str) -> None:
+    """Refuse a setting, given as ``name=value``, outside its range.
+
+    Raises:
+        ValueError: naming the setting, its value and what is allowed.
+    """
+    if not allowed:
+        raise ValueError(f"{setting}: must be {range_}")
+
+
+def require_shape(x: Array, axes: str, layer: str) -> None:
+    """Refuse an input that has not the named axes, or is not of a floating type.
+
+    Raises:
+        ValueError: naming the layer, what it takes and what it got.
+    """
+    names = axes.split()
+    if x.ndim != len(names) or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"{layer} takes floats of shape ({', '.join(names)}), not {x.dtype} of shape {x.shape}")
+
+
 @dataclass(frozen=True)
 class Dense:
     """y = x W + b, with W (R, D_in, D_out) and b (R, 1, D_out).
@@ -87,6 +118,8 @@ class Dense:
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
         """W by the initializer, b = 0."""
+        if len(in_shape) != 1:
+            raise ValueError(f"Dense takes examples of shape (D,), not {in_shape}: flatten them first")
         (d_in,) = in_shape
         params = {"W": self.initializer(rng, d_in, self.units, (d_in, self.units))}
         if self.bias:
@@ -95,7 +128,10 @@ class Dense:
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Multiply x (R or 1, N, D_in) by W; y is (R, N, D_out)."""
+        require_shape(x, "R N D", "Dense")
         weights = params["W"]
+        if x.shape[2] != weights.shape[1]:
+            raise ValueError(f"Dense has weights for D = {weights.shape[1]}, not {x.shape[2]}")
         y = x @ weights
         if self.bias:
             y += params["b"]
@@ -120,6 +156,186 @@ class Flatten:
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """View x (R, N, ...) as y (R, N, D)."""
         return x.reshape(*x.shape[:2], -1), state, lambda dy: (dy.reshape(x.shape), {})
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, layer: str) -> int:
+    if size + 2 * padding < kernel:
+        raise ValueError(f"{layer}: kernel {kernel} is larger than the image, {size} with padding {padding}")
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _windows(kernel: int, stride: int, height: int, width: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """For each offset (i, j) in a window: the index of the pixels there, one per window, in (..., H, W).
+
+    ``height`` and ``width`` count the windows.
+    """
+    for i in range(kernel):
+        for j in range(kernel):
+            yield i, j, (..., slice(i, i + stride * height, stride), slice(j, j + stride * width, stride))
+
+
+@dataclass(frozen=True)
+class Conv2D:
+    """Cross-correlation: y[f, p, q] = Σ_{c,i,j} W[f, c, i, j] x[c, p·stride + i, q·stride + j] + b[f].
+
+    W is (R, F, C, K, K), b is (R, 1, F, 1, 1); x (R, N, C, H, W) is padded by zeros on all sides. Windows that do not
+    fit are left out: H' = ⌊(H + 2 padding − K) / stride⌋ + 1. Each image becomes a matrix (C·K·K, H'·W') of its
+    windows (im2col), and BLAS multiplies. Without bias before a batch norm.
+    """
+
+    channels: int
+    kernel: int
+    initializer: Initializer
+    stride: int = 1
+    padding: int = 0
+    bias: bool = True
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """W by the initializer, with fan_in = C·K·K and fan_out = F·K·K; b = 0."""
+        if len(in_shape) != 3:
+            raise ValueError(f"Conv2D takes examples of shape (C, H, W), not {in_shape}")
+        c, *image = in_shape
+        area = self.kernel**2
+        shape = (self.channels, c, self.kernel, self.kernel)
+        params = {"W": self.initializer(rng, c * area, self.channels * area, shape)}
+        if self.bias:
+            params["b"] = np.zeros((1, self.channels, 1, 1))
+        out = (_out_size(size, self.kernel, self.stride, self.padding, "Conv2D") for size in image)
+        return params, {}, (self.channels, *out)
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Correlate x (R or 1, N, C, H, W) with W; y is (R, N, F, H', W')."""
+        require_shape(x, "R N C H W", "Conv2D")
+        weights, k, pad = params["W"], self.kernel, self.padding
+        if x.shape[2] != weights.shape[2]:
+            raise ValueError(f"Conv2D has weights for C = {weights.shape[2]}, not {x.shape[2]}")
+        runs, n, c, h, w = x.shape
+        h_out, w_out = (_out_size(size, k, self.stride, pad, "Conv2D") for size in (h, w))
+        padded = np.pad(x, ((0, 0), (0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else x
+        gathered = np.empty((runs, n, c, k, k, h_out, w_out), x.dtype)
+        for i, j, pixels in _windows(k, self.stride, h_out, w_out):
+            gathered[:, :, :, i, j] = padded[pixels]
+        columns = gathered.reshape(runs, n, c * k * k, h_out * w_out)
+        flat = weights.reshape(len(weights), 1, self.channels, c * k * k)
+        y = (flat @ columns).reshape(len(weights), n, self.channels, h_out, w_out)
+        if self.bias:
+            y += params["b"]
+
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+            dy_flat = dy.reshape(*dy.shape[:3], -1)
+            grads = {"W": (dy_flat @ columns.swapaxes(2, 3)).sum(axis=1).reshape(weights.shape)}
+            if self.bias:
+                grads["b"] = sum_per_feature(dy)
+            if not need_dx:
+                return None, grads
+            dcolumns = (flat.swapaxes(2, 3) @ dy_flat).reshape(len(dy), n, c, k, k, h_out, w_out)
+            dpadded = np.zeros((len(dy), *padded.shape[1:]), dy.dtype)
+            for i, j, pixels in _windows(k, self.stride, h_out, w_out):
+                dpadded[pixels] += dcolumns[:, :, :, i, j]
+            return dpadded[..., pad : pad + h, pad : pad + w], grads
+
+        return y, state, backward
+
+
+@dataclass(frozen=True)
+class _Pool2D:
+    """Windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out."""
+
+    size: int
+    stride: int | None = None
+
+    @property
+    def _step(self) -> int:
+        return self.stride or self.size
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """No parameters, no state."""
+        if len(in_shape) != 3:
+            raise ValueError(f"{type(self).__name__} takes examples of shape (C, H, W), not {in_shape}")
+        return {}, {}, (in_shape[0], *self._out(in_shape))
+
+    def _out(self, shape: Shape) -> list[int]:
+        return [_out_size(size, self.size, self._step, 0, type(self).__name__) for size in shape[-2:]]
+
+
+@dataclass(frozen=True)
+class MaxPool2D(_Pool2D):
+    """The largest pixel of each window. Of equals, the first in reading order takes the whole gradient."""
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
+        require_shape(x, "R N C H W", "MaxPool2D")
+        windows = list(_windows(self.size, self._step, *self._out(x.shape)))
+        y = x[windows[0][2]].copy()
+        for _, _, pixels in windows[1:]:
+            np.maximum(y, x[pixels], out=y)
+
+        def backward(dy: Array) -> tuple[Array, Arrays]:
+            dx = np.zeros((len(dy), *x.shape[1:]), x.dtype)
+            free = np.ones(y.shape, bool)
+            for _, _, pixels in windows:
+                largest = x[pixels] == y
+                largest &= free
+                free ^= largest
+                dx[pixels] += dy * largest
+            return dx, {}
+
+        return y, state, backward
+
+
+@dataclass(frozen=True)
+class AvgPool2D(_Pool2D):
+    """The mean of each window."""
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
+        require_shape(x, "R N C H W", "AvgPool2D")
+        windows = list(_windows(self.size, self._step, *self._out(x.shape)))
+        y = x[windows[0][2]].copy()
+        for _, _, pixels in windows[1:]:
+            y += x[pixels]
+        y /= len(windows)
+
+        def backward(dy: Array) -> tuple[Array, Arrays]:
+            dx = np.zeros((len(dy), *x.shape[1:]), x.dtype)
+            share = dy / len(windows)
+            for _, _, pixels in windows:
+                dx[pixels] += share
+            return dx, {}
+
+        return y, state, backward
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout: in training y = x · mask / (1 − rate), where each unit is kept with probability 1 − rate.
+
+    At inference y = x. Masks come from a counter-based stream of the run's own, kept in the state: forward is a pure
+    function of it, and no other draw depends on whether there is dropout.
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        require(0 <= self.rate < 1, f"rate={self.rate}", "at least 0 and below 1")
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """The state holds the key of the stream and the number of masks drawn."""
+        (own,) = rng.spawn(1)  # leaves rng itself as it was
+        return {}, {"key": own.integers(2**63, size=1), "drawn": np.zeros(1, np.int64)}, in_shape
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Mask x (R or 1, N, ...) if ``train``."""
+        if not train or self.rate == 0:
+            return x, state, lambda dy: (dy, {})
+        mask = np.empty((len(state["key"]), *x.shape[1:]), x.dtype)
+        uniform = np.empty(x.shape[1:], np.float32)
+        for r, (key, drawn) in enumerate(zip(state["key"], state["drawn"], strict=True)):
+            stream = np.random.Philox(key=key[0], counter=[0, 0, 0, drawn[0]])
+            np.random.Generator(stream).random(out=uniform, dtype=np.float32)
+            np.multiply(uniform >= self.rate, 1 / (1 - self.rate), out=mask[r])
+        return x * mask, {"key": state["key"], "drawn": state["drawn"] + 1}, lambda dy: (dy * mask, {})
 
 
 class Nonlinearity:
@@ -159,6 +375,27 @@ class Sigmoid(Nonlinearity):
     def inactive(self, x: Array) -> Array:
         """Share of the outputs that are saturated: within 0.05 of 0 or 1, which is |x| > log 19."""
         return (np.abs(x) > math.log(19)).reshape(len(x), -1).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Tanh(Nonlinearity):
+    """y = tanh(x)."""
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Apply it to each element; dx = dy (1 − y²)."""
+        y = np.tanh(x)
+
+        def backward(dy: Array) -> tuple[Array, Arrays]:
+            dx = y * y
+            np.subtract(1, dx, out=dx)
+            dx *= dy
+            return dx, {}
+
+        return y, state, backward
+
+    def inactive(self, x: Array) -> Array:
+        """Share of the outputs that are saturated: within 0.05 of ±1."""
+        return (np.abs(x) > math.atanh(0.95)).reshape(len(x), -1).mean(axis=1)
 
 
 @dataclass(frozen=True)

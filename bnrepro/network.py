@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layers import Array, Dense, Flatten, Initializer, Layer, Nonlinearity, Shape
+from .batchnorm import BatchNorm
+from .layers import Array, Conv2D, Dense, Dropout, Flatten, Initializer, Layer, MaxPool2D, Nonlinearity, Shape
 from .optim import Params
 
 NetworkBackward = Callable[[Array], Params]
@@ -73,13 +74,42 @@ class Network:
         before = itertools.takewhile(lambda other: other != name, self.layers)
         return [other for other in before if "W" in params.get(other, {})][-1]
 
+    @property
+    def needs_population_statistics(self) -> bool:
+        """Whether inference uses statistics that training does not gather."""
+        return any(getattr(layer, "inference", None) == "population" for layer in self.layers.values())
+
+    def with_population_statistics(self, params: Params, state: Params, batches: Iterable[Array]) -> Params:
+        """The state for inference by Algorithm 2 (steps 7 to 12), at the parameters as they are.
+
+        Every batch norm gets E[x] = E_B[μ_B] and Var[x] = m/(m−1) · E_B[σ²_B] over the given training mini-batches
+        (R or 1, N, C, H, W), each normalised by its own statistics on its way through the network.
+        """
+        averaging = Network({name: _plain_mean(layer) for name, layer in self.layers.items()})
+        fresh = {
+            name: arrays | {"updates": np.zeros_like(arrays["updates"])} if "updates" in arrays else arrays
+            for name, arrays in state.items()
+        }
+        for x in batches:
+            _, fresh, _ = averaging.forward(params, fresh, x, train=True)
+        return {name: fresh[name] if "updates" in arrays else arrays for name, arrays in state.items()}
+
+
+def _plain_mean(layer: Layer) -> Layer:
+    return replace(layer, momentum=1.0) if isinstance(layer, BatchNorm) else layer
+
 
 def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:
     """Give the parameters or states of R runs one leading run axis."""
     return {
-        layer: {name: np.stack([t[layer][name] for t in trees]).astype(dtype) for name in arrays}
+        layer: {name: _of_type(np.stack([t[layer][name] for t in trees]), dtype) for name in arrays}
         for layer, arrays in trees[0].items()
     }
+
+
+def _of_type(array: Array, dtype: np.dtype) -> Array:
+    """Floats in ``dtype``; integers are keys and counters, and stay."""
+    return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
 
 
 def select_runs(tree: Params, runs: Array) -> Params:
@@ -93,13 +123,46 @@ def mlp(
     initializer: Initializer,
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
+    dropout: float = 0.0,
 ) -> Network:
-    """Fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b."""
+    """Fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b.
+
+    Dropout, if any, follows every nonlinearity.
+    """
     layers: dict[str, Layer] = {"flatten": Flatten()}
     for i, units in enumerate(hidden, start=1):
         layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None)
         if norm:
             layers[f"norm{i}"] = norm()
         layers[f"nonlinearity{i}"] = nonlinearity()
+        if dropout:
+            layers[f"dropout{i}"] = Dropout(dropout)
+    layers["logits"] = Dense(classes, initializer)
+    return Network(layers)
+
+
+def cnn(
+    channels: Sequence[int],
+    kernel: int,
+    classes: int,
+    initializer: Initializer,
+    nonlinearity: Callable[[], Layer],
+    norm: Callable[[], Layer] | None,
+    dropout: float = 0.0,
+) -> Network:
+    """Stages of convolution, norm, nonlinearity and 2 × 2 max pooling, then K logits W u + b.
+
+    Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits.
+    """
+    layers: dict[str, Layer] = {}
+    for i, maps in enumerate(channels, start=1):
+        layers[f"conv{i}"] = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=norm is None)
+        if norm:
+            layers[f"norm{i}"] = norm()
+        layers[f"nonlinearity{i}"] = nonlinearity()
+        layers[f"pool{i}"] = MaxPool2D(2)
+    layers["flatten"] = Flatten()
+    if dropout:
+        layers["dropout"] = Dropout(dropout)
     layers["logits"] = Dense(classes, initializer)
     return Network(layers)

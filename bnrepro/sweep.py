@@ -103,6 +103,7 @@ def train_group(
                 seeds=[run.seed for run in runs],
                 data=data,
                 schedule=first.train,
+                lr_schedule=first.lr_schedule.value,
                 dtype=np.dtype(first.train.dtype),
             )
             for event in events:

@@ -6,7 +6,8 @@ run, each run has its own seeded streams, and a run that diverges leaves the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ PERCENTILES = (15, 50, 85)
 
 EVALUATION_CHUNK = 256
 """Test examples per forward pass, so that activations stay in cache."""
+
+POPULATION_BATCHES = 50
+"""Training mini-batches behind the population statistics of Algorithm 2, or as many as the data set has."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ def train(
     seeds: Sequence[int],
     data: Dataset,
     schedule: Schedule,
+    lr_schedule: Callable[[int], float],
     dtype: Any = np.float32,
 ) -> Iterator[Event]:
     """Train R runs in lock-step and yield what happens to them.
@@ -134,6 +139,7 @@ def train(
         seeds: one per run. Equal seeds draw equal weights (scaled) and equal mini-batches.
         data: the images and labels.
         schedule: how long, and what to measure.
+        lr_schedule: what the learning rates are multiplied by after so many updates.
         dtype: of all arithmetic.
 
     Yields:
@@ -166,7 +172,7 @@ def train(
         if step in measured_steps:
             yield measure(group, step)
         drawn = {seed: next(stream) for seed, stream in streams.items()}
-        diverged = _step(group, data, drawn, one_hot, dtype)
+        diverged = _step(group, data, drawn, one_hot, lr_schedule(step))
         if diverged is not None:
             yield Diverged(step, diverged)
             streams = {seed: streams[seed] for seed in set(group.seeds)}
@@ -178,15 +184,15 @@ def train(
     if not healthy.all():
         yield Diverged(schedule.steps, group.runs[~healthy])
         group.keep(healthy)
-    yield Finished(group.runs, evaluate(group.network, group.params, group.state, data, dtype=dtype))
+    yield Finished(group.runs, measure.accuracy(group))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array, dtype: np.dtype) -> Array | None:
+def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array, lr_factor: float) -> Array | None:
     """Update all runs but those that diverge here, whose indices are returned."""
     # One seed, one mini-batch: it is converted once and broadcast along the run axis.
     batch = np.stack(list(drawn.values()) if len(drawn) == 1 else [drawn[seed] for seed in group.seeds])
-    x = to_float(data.train_images[batch], data.scale, dtype)
+    x = to_float(data.train_images[batch], data.scale, group.lr.dtype)
     logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
     loss, dlogits = softmax_cross_entropy(logits, one_hot[batch])
     healthy = loss <= DIVERGED_LOSS  # False for NaN
@@ -196,42 +202,53 @@ def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array,
         diverged = group.runs[~healthy]
         group.keep(healthy)
         grads = select_runs(grads, healthy)
-    group.optimizer.update(group.params, grads, group.optimizer_state, group.lr)
+    group.optimizer.update(group.params, grads, group.optimizer_state, group.lr * lr_factor)
     return diverged
 
 
 class _Probe:
-    """Measures a group, on a batch that is the same for all runs and at all steps."""
+    """Measures a group, on examples that are the same for all runs and steps, and touches no stream of theirs."""
 
     def __init__(self, data: Dataset, schedule: Schedule, dtype: np.dtype) -> None:
-        count = len(data.train_labels)
-        # Evenly spaced, so that no random stream is touched.
-        probe = np.linspace(0, count - 1, min(schedule.probe_examples, count)).astype(int)
+        probe = _evenly(len(data.train_labels), schedule.probe_examples)
         self.x = to_float(data.train_images[None, probe], data.scale, dtype)
         self.targets = np.eye(data.classes, dtype=dtype)[data.train_labels[None, probe]]
-        self.data, self.dtype, self.eval_examples = data, dtype, schedule.eval_examples
+        self.data, self.schedule, self.dtype = data, schedule, dtype
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def __call__(self, group: _Group, step: int) -> Measurement:
         taps: list[Array] = []
-        network, params = group.network, group.params
-        logits, _, backward = network.forward(params, group.state, self.x, train=True, taps=taps)
+        logits, _, backward = group.network.forward(group.params, group.state, self.x, train=True, taps=taps)
         loss, dlogits = softmax_cross_entropy(logits, self.targets)
         grads = backward(dlogits)
         layers = []
-        for (name, nonlinearity), z in zip(network.nonlinearities.items(), taps, strict=True):
+        for (name, nonlinearity), z in zip(group.network.nonlinearities.items(), taps, strict=True):
             p15, p50, p85 = percentiles(z, PERCENTILES).T
-            norm = gradient_norm([grads[network.weights_before(name, grads)]["W"]])
+            norm = gradient_norm([grads[group.network.weights_before(name, grads)]["W"]])
             inactive = nonlinearity.inactive(z)
             layers.append({"p15": p15, "p50": p50, "p85": p85, "inactive": inactive, "gradient_norm": norm})
         return Measurement(
             step=step,
             runs=group.runs,
             train_loss=loss,
-            test_accuracy=evaluate(network, params, group.state, self.data, self.eval_examples, self.dtype),
+            test_accuracy=self.accuracy(group, self.schedule.eval_examples),
             gradient_norm=gradient_norm(g for layer in grads.values() for g in layer.values()),
             layers=layers,
         )
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def accuracy(self, group: _Group, examples: int | None = None) -> Array:
+        """Test accuracy (R,), after averaging population statistics if the network asks for them."""
+        network, state = group.network, group.state
+        if network.needs_population_statistics:
+            state = network.with_population_statistics(group.params, state, self._population_batches())
+        return evaluate(network, group.params, state, self.data, examples, self.dtype)
+
+    def _population_batches(self) -> Iterator[Array]:
+        """Mini-batches of the size trained on, from a stream that is the same for all runs."""
+        size, count = self.schedule.batch_size, len(self.data.train_labels)
+        for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
+            yield to_float(self.data.train_images[None, batch], self.data.scale, self.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -243,9 +260,9 @@ def evaluate(
     examples: int | None = None,
     dtype: Any = np.float32,
 ) -> Array:
-    """Test accuracy (R,) in inference mode, on evenly spaced test examples, or on all."""
+    """Test accuracy (R,) in inference mode, on this many evenly spaced test examples, or on all there are."""
     count = len(data.test_labels)
-    chosen = np.linspace(0, count - 1, min(examples or count, count)).astype(int)
+    chosen = _evenly(count, examples or count)
     correct = np.zeros(1, int)
     for start in range(0, len(chosen), EVALUATION_CHUNK):
         chunk = chosen[start : start + EVALUATION_CHUNK]
@@ -253,3 +270,8 @@ def evaluate(
         logits, _, _ = network.forward(params, state, x, train=False)
         correct = correct + correct_predictions(logits, data.test_labels[chunk])
     return correct / len(chosen)
+
+
+def _evenly(count: int, wanted: int) -> Array:
+    """Indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
+    return np.linspace(0, count - 1, min(wanted, count)).astype(int)

@@ -146,7 +146,7 @@ def test_eps_breaks_the_invariance_by_at_most_half_of_eps_over_the_variance(a: f
 
 def test_one_example_is_refused_in_training_but_not_at_inference() -> None:
     params, state = start(BatchNorm(), 3)
-    with pytest.raises(ValueError, match="at least 2 examples"):
+    with pytest.raises(ValueError, match="at least 2 values per feature"):
         BatchNorm().forward(params, state, np.ones((1, 1, 3)), train=True)
     y, _, _ = BatchNorm(eps=0).forward(params, state, np.ones((1, 1, 3)), train=False)
     np.testing.assert_array_equal(y, 1)  # at the start, mean 0 and variance 1
@@ -197,7 +197,7 @@ def test_moving_averages_of_a_hand_worked_sequence() -> None:
     np.testing.assert_allclose(state["var"], [[[35.42 / 2.71]]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("momentum", [0, 0.5, 0.9, 0.999, 1])
 def test_moving_averages_weigh_mini_batches_by_momentum_to_the_power_of_their_age(momentum: float) -> None:
     _, x, _ = draw(30, 5, 2)
     weights = np.array([momentum**age for age in reversed(range(30))])
@@ -207,7 +207,7 @@ def test_moving_averages_weigh_mini_batches_by_momentum_to_the_power_of_their_ag
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-13)])
-@pytest.mark.parametrize("momentum", [0, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("momentum", [0, 0.9, 0.99, 0.999, 1])
 def test_after_one_mini_batch_the_averages_are_its_statistics(momentum: float, dtype: Any, rtol: float) -> None:
     spread = np.array([0, 1e-4, 1, 1e4])
     batch = (spread * np.random.default_rng(0).standard_normal((8, 4))).astype(dtype)
@@ -217,7 +217,7 @@ def test_after_one_mini_batch_the_averages_are_its_statistics(momentum: float, d
     np.testing.assert_allclose(state["mean"][0, 0], exact.mean(axis=0), rtol=rtol)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("momentum", [0, 0.9, 0.99, 0.999, 1])
 def test_a_constant_feature_is_finite_at_inference_too(momentum: float) -> None:
     bn, batch = BatchNorm(momentum=momentum), np.zeros((8, 3), np.float32)
     for updates in 1, 2, 5:
@@ -227,7 +227,7 @@ def test_a_constant_feature_is_finite_at_inference_too(momentum: float) -> None:
         np.testing.assert_array_equal(y, 0)
 
 
-@pytest.mark.parametrize("m", [*range(2, 60, 7), 60])
+@pytest.mark.parametrize("m", range(2, 61))
 def test_the_variance_that_is_averaged_is_unbiased(m: int) -> None:
     # m fair coins show k heads with probability C(m, k) / 2^m: feature k is that outcome. The coin's variance is 1/4.
     outcomes = (np.arange(m)[:, None] < np.arange(m + 1)).astype(float)
@@ -258,16 +258,71 @@ def test_inference_takes_each_example_alone() -> None:
         np.testing.assert_array_equal(alone, together[:, [n]])
 
 
+def test_folded_inference_is_inference_to_rounding() -> None:
+    bn, (params, x, _) = BatchNorm(), draw(3, 6, 4)
+    state = {"mean": x.mean(axis=1, keepdims=True), "var": x.var(axis=1, keepdims=True), "updates": np.ones((3, 1, 1))}
+    scale, shift = bn.fold(params, state)
+    assert scale.shape == shift.shape == (3, 1, 4)
+    x_hat = (x - state["mean"]) / np.sqrt(state["var"] + bn.eps)
+    np.testing.assert_allclose(scale * x + shift, params["gamma"] * x_hat + params["beta"], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        bn.forward(params, state, x, train=False)[0], params["gamma"] * x_hat + params["beta"], rtol=1e-12, atol=1e-12
+    )
+
+
+def test_the_test_batchs_own_statistics_make_an_output_depend_on_its_neighbours() -> None:
+    bn, (params, x, _) = BatchNorm(inference="batch"), draw(1, 6, 4)
+    _, state = start(bn, 4)
+    y, after, _ = bn.forward(params, state, x, train=False)
+    np.testing.assert_array_equal(y, bn.forward(params, state, x, train=True)[0])
+    assert after is state
+    assert not np.allclose(bn.forward(params, state, x[:, :3], train=False)[0], y[:, :3])
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_on_images_it_is_the_dense_layer_on_one_row_per_pixel(train: bool) -> None:
+    runs, n, c, h, w = 2, 5, 3, 4, 6
+    bn, rng = BatchNorm(eps=0.1), np.random.default_rng(0)
+    params, rows, dy = draw(runs, n * h * w, c)
+
+    def as_images(a: Array) -> Array:
+        return np.moveaxis(a.reshape(runs, n, h, w, c), 4, 2)
+
+    def per_map(a: Array) -> Array:
+        return a.reshape(*a.shape, 1, 1)
+
+    state = {"mean": rng.standard_normal((runs, 1, c)), "var": rng.uniform(1, 2, (runs, 1, c))}
+    state["updates"] = np.full((runs, 1, 1), 3.0)
+    y, after, backward = bn.forward(params, state, rows, train=train)
+    on_images = {name: per_map(p) for name, p in params.items()}, {name: per_map(a) for name, a in state.items()}
+    y4, after4, backward4 = bn.forward(*on_images, as_images(rows), train=train)
+    dx, grads = backward(dy)
+    dx4, grads4 = backward4(as_images(dy))
+    for actual, expected in [
+        (y4, as_images(y)),
+        (dx4, as_images(dx)),
+        *((grads4[name], per_map(grads[name])) for name in grads),
+        *((after4[name], per_map(after[name])) for name in after),
+    ]:
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_value_per_feature_map_is_refused_in_training() -> None:
+    params, state, _ = BatchNorm().init(np.random.default_rng(0), (3, 1, 1))
+    with pytest.raises(ValueError, match="at least 2 values per feature"):
+        BatchNorm().forward(as_runs(params, float), as_runs(state, float), np.ones((1, 1, 3, 1, 1)), train=True)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"eps": -1e-9}, "eps=-1e-09"),
         ({"eps": math.nan}, "eps=nan"),
         ({"momentum": -0.1}, "momentum=-0.1"),
-        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"momentum": 1.1}, "momentum=1.1"),
         ({"momentum": math.nan}, "momentum=nan"),
     ],
 )
-def test_options_out_of_range_are_refused_by_name(options: dict[str, float], named: str) -> None:
+def test_options_out_of_range_are_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}: must be"):
         BatchNorm(**options)

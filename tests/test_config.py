@@ -53,17 +53,17 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("dataset.binarize", "maybe", "must be a valid boolean"),
         ("dataset.root", "here", "no such key; known are binarize"),
         ("model", {}, "must be a group of settings with a name"),
-        ("model.name", "cnn", NAMES.format("mlp")),
+        ("model.name", "vgg", NAMES.format("mlp, cnn")),
         ("model.hidden", [], "must have at least 1 item"),
         ("model.hidden", 100, "must be a valid list"),
-        ("model.activation", "tanh", NAMES.format("sigmoid, relu")),
-        ("model.activation", "no.such.Thing", NAMES.format("sigmoid, relu")),
-        ("model.activation", "bnrepro.layers.Nothing", NAMES.format("sigmoid, relu")),
-        ("model.activation", ".layers.ReLU", NAMES.format("sigmoid, relu")),
+        ("model.activation", "elu", NAMES.format("sigmoid, relu, tanh")),
+        ("model.activation", "no.such.Thing", NAMES.format("sigmoid, relu, tanh")),
+        ("model.activation", "bnrepro.layers.Nothing", NAMES.format("sigmoid, relu, tanh")),
+        ("model.activation", ".layers.ReLU", NAMES.format("sigmoid, relu, tanh")),
         ("model.activation", None, "must be a valid string"),
         ("model.norm", "layer", NAMES.format("none, batch")),
         ("model.norm", "json.dumps", "must be a dataclass"),
-        ("model.width", 3, "no such key; known are hidden, activation, norm, norm_options, init"),
+        ("model.width", 3, "no such key; known are activation, norm, norm_options, dropout, init, hidden"),
         ("model.init.scheme", "lecun", NAMES.format("normal, xavier, he")),
         ("model.init.std", 0, "must be greater than 0"),
         ("model.init.std", None, "scheme normal needs one above 0"),
@@ -84,7 +84,7 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("seed", 1.5, INTEGER),
         ("seed", True, INTEGER),
         ("seed", 2**63, "must be less than 9223372036854775808"),
-        ("lr", 0.1, "no such key; known are dataset, model, optimizer, train, seed"),
+        ("lr", 0.1, "no such key; known are dataset, model, optimizer, lr_schedule, train, seed"),
         ("momentum", 0.1, "no such key"),
     ],
 )
@@ -108,7 +108,8 @@ def test_a_bad_element_of_a_list_is_named_with_its_place(hidden: list[Any], star
     [
         ({"eps": -1.0}, "model.norm_options.eps=-1.0: must be at least 0"),
         ({"eps": "abc"}, "model.norm_options.eps=abc: must be a valid number"),
-        ({"momentum": 1}, "model.norm_options.momentum=1.0: must be at least 0 and below 1"),
+        ({"momentum": 2}, "model.norm_options.momentum=2.0: must be from 0 to 1"),
+        ({"inference": "moving"}, "model.norm_options.inference=moving: must be 'ema', 'population' or 'batch'"),
         ({"foo": True}, "model.norm_options.foo=true: no such key; known are eps, momentum"),
     ],
 )
@@ -158,11 +159,15 @@ LEAVES: dict[str, Any] = {
     "model.norm": "bnrepro.batchnorm.BatchNorm",
     "model.norm_options.eps": 1e-3,
     "model.norm_options.momentum": 0.5,
+    "model.norm_options.inference": "population",
+    "model.dropout": 0.5,
     "model.init.scheme": "he",
     "model.init.std": 0.2,
     "optimizer.name": "bnrepro.optim.Momentum",
     "optimizer.lr": 0.2,
     "optimizer.momentum": 0.5,
+    "optimizer.weight_decay": 1e-4,
+    "lr_schedule.name": "bnrepro.optim.Constant",
     "train.steps": 21,
     "train.batch_size": 61,
     "train.measurements": 5,
@@ -224,7 +229,11 @@ def test_another_spelling_is_the_same_run(one: dict[str, Any], other: dict[str, 
 
 
 def test_options_of_the_norm_are_filled_in() -> None:
-    assert a_run(BATCH).to_dict()["model"]["norm_options"] == {"eps": BatchNorm.eps, "momentum": BatchNorm.momentum}
+    assert a_run(BATCH).to_dict()["model"]["norm_options"] == {
+        "eps": BatchNorm.eps,
+        "momentum": BatchNorm.momentum,
+        "inference": BatchNorm.inference,
+    }
     assert a_run().to_dict()["model"]["norm_options"] == {}
 
 
@@ -258,9 +267,11 @@ def test_ids_are_stable() -> None:
             "activation": "sigmoid",
             "norm": "none",
             "norm_options": {},
+            "dropout": 0.0,
             "init": {"scheme": "normal", "std": 0.1},
         },
-        "optimizer": {"name": "sgd", "lr": 1.0},
+        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
+        "lr_schedule": {"name": "constant"},
         "train": {
             "steps": 20,
             "batch_size": 60,
@@ -273,7 +284,7 @@ def test_ids_are_stable() -> None:
     }
     run = RunConfig.parse(settled)
     assert run.to_dict() == settled
-    assert run.run_id == "549c1543fa8b198a"
+    assert run.run_id == "e72fd5241ee0b6fd"
 
 
 # Names and import paths
@@ -298,7 +309,7 @@ class Shift(BatchNorm):
     shift: float = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decay(SGD):
     decay: float
 
@@ -321,14 +332,19 @@ def test_classes_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "model.norm": "mine_of_test_config.Shift",
         "model.norm_options": {"shift": 2},
         "model.init.scheme": "mine_of_test_config.tiny",
-        "optimizer": {"name": "mine_of_test_config.Decay", "lr": 0.1, "decay": 1},
+        "optimizer": {"name": "mine_of_test_config.Decay", "lr": 0.1, "weight_decay": 0, "decay": 1},
         "dataset": {"name": "mine_of_test_config.Few", "binarize": False, "count": 5},
     }
     run = a_run(changes)
     network = run.model.value.build(10)
     assert [type(layer).__name__ for layer in network.layers.values()][1:4] == ["Dense", "Shift", "Swish"]
     assert (network.layers["norm1"].shift, network.layers["norm1"].eps) == (2.0, BatchNorm.eps)
-    assert run.to_dict()["optimizer"] == {"name": "mine_of_test_config.Decay", "lr": 0.1, "decay": 1.0}
+    assert run.to_dict()["optimizer"] == {
+        "name": "mine_of_test_config.Decay",
+        "lr": 0.1,
+        "weight_decay": 0.0,
+        "decay": 1.0,
+    }
     assert run.dataset.value.count == 5
     params, _ = network.init(np.random.default_rng(0), (1, 8, 8))
     assert np.all(params["dense1"]["W"] == 1e-3)
@@ -374,7 +390,10 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
 @pytest.mark.parametrize(
     ("override", "start"),
     [
-        ("+foo=1", "foo=1: no such key; known are dataset, model, optimizer, train, seed, compute, results_dir, sweep"),
+        (
+            "+foo=1",
+            "foo=1: no such key; known are dataset, model, optimizer, lr_schedule, train, seed, compute, results_dir",
+        ),
         ("+lr=1", "lr=1: no such key; known are dataset, "),
         ("results_dir=null", "results_dir=null: must be a valid string"),
         ("results_dir=", "results_dir=: must have at least 1 character"),
@@ -406,3 +425,33 @@ def test_typed_converts_and_returns_the_dataclass() -> None:
 )
 def test_values_are_spelled_as_on_a_command_line(value: Any, spelled: str) -> None:
     assert spell(value) == spelled
+
+
+def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_with_batch_norm() -> None:
+    run = RunConfig.parse(Settings.parse(compose(["model=cnn", "train.batch_size=1"])).run)
+    assert run.model.value.build(10).layers["norm1"] == BatchNorm()
+    with pytest.raises(InputError, match=r"^train\.batch_size=1: batch norm needs at least 2 examples"):
+        a_run(BATCH | {"train.batch_size": 1})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
+        (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
+        (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
+        (["lr_schedule=step", "lr_schedule.every=0"], "lr_schedule.every=0: must be a number of steps"),
+        (["lr_schedule=exponential", "lr_schedule.factor=2.0"], "lr_schedule.factor=2.0: must be above 0"),
+        (["lr_schedule.name=cosine"], "lr_schedule.name=cosine: must be one of constant, step, exponential"),
+    ],
+)
+def test_bad_settings_of_models_optimisers_and_schedules(overrides: list[str], problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        RunConfig.parse(Settings.parse(compose(overrides)).run)
+    assert message(error).startswith(problem)
+
+
+@pytest.mark.parametrize("option", ["constant", "step", "exponential"])
+def test_every_learning_rate_schedule_is_an_option(option: str) -> None:
+    assert a_run({}, f"lr_schedule={option}").lr_schedule.value(0) == 1

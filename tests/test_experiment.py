@@ -69,7 +69,9 @@ def test_each_variant_of_a_sweep_has_a_folder_of_figures(tmp_path: Path, overrid
 
 
 def test_a_folder_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
-    figure_folder(tmp_path, [f"sweep.grid.seed={list(range(500))}"]).mkdir()
+    long = [f"sweep.grid.seed={list(range(count))}" for count in (500, 501)]
+    for override in long:
+        figure_folder(tmp_path, [override]).mkdir()  # one each, or the figures of one would replace the other's
 
 
 def test_show_prints_the_table_and_draws_the_figures(

@@ -4,12 +4,14 @@ A new layer is one more row of ``LAYERS``.
 """
 
 import inspect
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 from gradients import assert_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,15 +21,20 @@ from bnrepro.batchnorm import BatchNorm
 from bnrepro.layers import (
     Array,
     Arrays,
+    AvgPool2D,
+    Conv2D,
     Dense,
+    Dropout,
     Flatten,
     Initializer,
     Layer,
+    MaxPool2D,
     Nonlinearity,
     Normal,
     ReLU,
     Shape,
     Sigmoid,
+    Tanh,
     he,
     softmax_cross_entropy,
     xavier,
@@ -53,7 +60,22 @@ LAYERS = {
     "sigmoid of images": Row(Sigmoid(), (2, 3, 2)),
     "relu": Row(ReLU(), (3,)),
     "relu of images": Row(ReLU(), (2, 3, 2)),
+    "tanh": Row(Tanh(), (3,)),
+    "dropout": Row(Dropout(0.4), (4,), stochastic=True),
+    "dropout of images": Row(Dropout(0.4), (2, 3, 2), stochastic=True),
+    "dropout at rate 0": Row(Dropout(0.0), (3,)),
+    "convolution": Row(Conv2D(3, 3, he), (2, 5, 4)),
+    "convolution, padded, strided, no bias": Row(Conv2D(2, 3, he, stride=2, padding=1, bias=False), (2, 5, 4)),
+    "convolution, stride > kernel": Row(Conv2D(2, 2, he, stride=3), (1, 6, 7)),
+    "convolution of one pixel": Row(Conv2D(3, 1, he), (2, 2, 3)),
+    "max pooling": Row(MaxPool2D(2), (2, 4, 4)),
+    "max pooling, overlapping, odd": Row(MaxPool2D(3, 2), (1, 6, 5)),
+    "max pooling, stride > size": Row(MaxPool2D(2, 3), (1, 6, 7)),
+    "average pooling": Row(AvgPool2D(2), (2, 5, 4)),
+    "average pooling, overlapping": Row(AvgPool2D(3, 1), (1, 4, 5)),
     "batch norm": Row(BatchNorm(), (3,)),
+    "batch norm of images": Row(BatchNorm(), (2, 3, 2)),
+    "batch norm with the test batch's statistics": Row(BatchNorm(inference="batch"), (3,)),
     "batch norm without eps": Row(BatchNorm(eps=0, momentum=0), (3,)),
 }
 WITH_PARAMETERS = {name: row for name, row in LAYERS.items() if row.layer.init(np.random.default_rng(), row.shape)[0]}
@@ -69,6 +91,11 @@ any_sizes = given(
 repeatable = settings(deadline=None, derandomize=True, max_examples=40)
 
 
+def is_float(a: Array) -> bool:
+    """Integers in a state are keys and counters."""
+    return np.issubdtype(a.dtype, np.floating)
+
+
 @dataclass
 class Sample:
     """A layer's arguments, with parameters and state that are not those of the start, and a cotangent ``dy``."""
@@ -79,7 +106,7 @@ class Sample:
     dy: Array
 
     def astype(self, dtype: Any) -> "Sample":
-        return self.map(lambda a: a.astype(dtype))
+        return self.map(lambda a: a.astype(dtype) if is_float(a) else a)
 
     def of_run(self, r: int) -> "Sample":
         return self.map(lambda a: a[[r]])
@@ -126,7 +153,7 @@ def test_every_layer_of_the_package_is_in_the_table() -> None:
         cls
         for module in (layers, batchnorm)
         for _, cls in inspect.getmembers(module, inspect.isclass)
-        if cls.__module__ == module.__name__ and hasattr(cls, "forward") and cls is not Layer
+        if cls.__module__ == module.__name__ and {"init", "forward"} <= {*dir(cls)} and cls is not Layer
     }
     assert classes == {type(row.layer) for row in LAYERS.values()}
 
@@ -208,7 +235,8 @@ def test_the_output_in_training_depends_on_the_state_only_if_random(row: Row) ->
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_dtype_is_kept(row: Row, train: bool, dtype: Any) -> None:
     result = outcome(row, sample(row).astype(dtype), train=train)
-    assert {name: a.dtype for name, a in result.items()} == dict.fromkeys(result, np.dtype(dtype))
+    assert {a.dtype for a in result.values() if is_float(a)} == {np.dtype(dtype)}
+    assert {a.dtype for a in result.values() if not is_float(a)} <= {np.dtype(np.int64)}
 
 
 @each_layer
@@ -242,7 +270,8 @@ def test_extreme_neighbours_change_no_bit_of_a_run(row: Row, train: bool, value:
 
     def spoil(a: Array) -> Array:
         a = a.copy()
-        a[::2] = value
+        if is_float(a):
+            a[::2] = value
         return a
 
     with np.errstate(all="ignore"):
@@ -313,7 +342,7 @@ def test_relu_has_gradient_0_at_0() -> None:
     np.testing.assert_array_equal(dx, [[[0, 0, 1]]])
 
 
-@pytest.mark.parametrize("nonlinearity", [Sigmoid(), ReLU()])
+@pytest.mark.parametrize("nonlinearity", [Sigmoid(), ReLU(), Tanh()])
 def test_nonlinearities_pass_nan_on(nonlinearity: Layer) -> None:
     y, _, _ = nonlinearity.forward({}, {}, np.full((1, 2, 3), np.nan, np.float32), train=True)
     assert np.isnan(y).all()
@@ -421,3 +450,145 @@ def test_cross_entropy_of_a_run_alone_gives_the_bits_of_the_run_in_a_group(
     for r in range(runs):
         alone = softmax_cross_entropy(logits[[r]], targets)
         assert_same_bits({"loss": alone[0], "dlogits": alone[1]}, {"loss": loss[[r]], "dlogits": dlogits[[r]]})
+
+
+def convolve(layer: Conv2D, x: Array) -> tuple[Array, Array, Array]:
+    """y (1, N, F, H', W'), and the random W (F, C, K, K) and b (F,) that made it of x (1, N, C, H, W)."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((layer.channels, x.shape[2], layer.kernel, layer.kernel))
+    bias = rng.standard_normal(layer.channels)
+    params = {"W": weights[None], "b": bias.reshape(1, 1, -1, 1, 1)}
+    return layer.forward(params, {}, x, train=True)[0], weights, bias
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("image", [(7, 7), (5, 8), (3, 4)])
+def test_convolution_equals_a_naive_loop(kernel: int, stride: int, padding: int, image: tuple[int, int]) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 3, 2, *image))
+    y, weights, bias = convolve(Conv2D(4, kernel, he, stride=stride, padding=padding), x)
+    padded = np.zeros((3, 2, image[0] + 2 * padding, image[1] + 2 * padding))
+    padded[:, :, padding : padding + image[0], padding : padding + image[1]] = x[0]
+    rows = range(0, padded.shape[2] - kernel + 1, stride)
+    columns = range(0, padded.shape[3] - kernel + 1, stride)
+    assert y.shape == (1, 3, 4, len(rows), len(columns))
+    for n, f, (p, i), (q, j) in itertools.product(range(3), range(4), enumerate(rows), enumerate(columns)):
+        expected = (padded[n, :, i : i + kernel, j : j + kernel] * weights[f]).sum() + bias[f]
+        assert y[0, n, f, p, q] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_convolution_is_the_correlation_of_scipy(padding: int) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 2, 3, 9, 8))
+    y, weights, bias = convolve(Conv2D(4, 5, he, padding=padding), x)
+    for n, f in itertools.product(range(2), range(4)):
+        maps = [scipy.signal.correlate2d(np.pad(x[0, n, c], padding), weights[f, c], mode="valid") for c in range(3)]
+        np.testing.assert_allclose(y[0, n, f], sum(maps) + bias[f], rtol=1e-12, atol=1e-12)
+
+
+def test_convolution_passes_its_fans_to_the_initializer() -> None:
+    fans = []
+
+    def spy(rng: np.random.Generator, fan_in: int, fan_out: int, shape: Shape) -> Array:
+        fans.append((fan_in, fan_out, shape))
+        return np.ones(shape)
+
+    Conv2D(5, 3, spy).init(np.random.default_rng(0), (2, 8, 8))
+    assert fans == [(2 * 9, 5 * 9, (5, 2, 3, 3))]
+
+
+def test_of_equal_pixels_the_first_takes_the_gradient_of_max_pooling() -> None:
+    x = np.array([[1.0, 3, 0, 0], [3, 3, 0, 0]]).reshape(1, 1, 1, 2, 4)
+    y, _, backward = MaxPool2D(2).forward({}, {}, x, train=True)
+    np.testing.assert_array_equal(y, [[[[[3, 0]]]]])
+    dx, _ = backward(np.array([10.0, 20]).reshape(1, 1, 1, 1, 2))
+    np.testing.assert_array_equal(dx[0, 0, 0], [[0, 10, 20, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("pool", [MaxPool2D, AvgPool2D])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (2, 3), (1, 1), (3, 1)])
+@pytest.mark.parametrize("image", [(7, 7), (5, 8)])
+def test_pooling_equals_a_naive_loop(pool: Any, size: int, stride: int, image: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 2, *image))
+    y, _, _ = pool(size, stride).forward({}, {}, x, train=False)
+    reduce = np.max if pool is MaxPool2D else np.mean
+    expected = [
+        [reduce(x[..., i : i + size, j : j + size], axis=(3, 4)) for j in range(0, image[1] - size + 1, stride)]
+        for i in range(0, image[0] - size + 1, stride)
+    ]
+    np.testing.assert_allclose(y, np.moveaxis(np.array(expected), (0, 1), (3, 4)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_stated_share_and_the_mean(rate: float) -> None:
+    layer, x = Dropout(rate), np.ones((2, 100, 200), np.float32)
+    state = stack_runs([{"d": layer.init(np.random.default_rng(r), (200,))[1]} for r in range(2)], np.dtype(float))["d"]
+    y, _, backward = layer.forward({}, state, x, train=True)
+    assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
+    # The standard error of the share of 20,000 draws is √(rate (1 − rate) / 20,000).
+    assert (y == 0).mean(axis=(1, 2)) - rate == pytest.approx([0, 0], abs=5 * math.sqrt(rate * (1 - rate) / 20_000))
+    np.testing.assert_array_equal(backward(x)[0], y)
+    assert not np.array_equal(y[0], y[1])
+    np.testing.assert_array_equal(layer.forward({}, state, x, train=False)[0], x)
+
+
+def test_dropout_draws_the_same_masks_for_equal_seeds_and_leaves_other_draws_alone() -> None:
+    one, other = np.random.default_rng(7), np.random.default_rng(7)
+    state = Dropout(0.5).init(one, (3,))[1]
+    np.testing.assert_array_equal(one.standard_normal(5), other.standard_normal(5))
+    again = Dropout(0.5).init(np.random.default_rng(7), (3,))[1]
+    np.testing.assert_array_equal(state["key"], again["key"])
+
+
+def test_tanh_is_inactive_where_its_output_is_within_0_05_of_1() -> None:
+    # tanh(±1.84) = ±.9508, tanh(1.83) = .9498.
+    np.testing.assert_array_equal(Tanh().inactive(np.array([[[1.84, -1.84, 1.83, 0]]])), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("layer", "in_shape", "x", "message"),
+    [
+        (Dense(2, he), (3,), np.zeros((1, 8, 4)), "Dense has weights for D = 3, not 4"),
+        (
+            Dense(2, he),
+            (3,),
+            np.zeros((8, 3)),
+            r"Dense takes floats of shape \(R, N, D\), not float64 of shape \(8, 3\)",
+        ),
+        (Dense(2, he), (3,), np.zeros((1, 8, 3), int), "not int64 of shape"),
+        (Conv2D(2, 3, he), (2, 5, 5), np.zeros((1, 8, 1, 5, 5)), "Conv2D has weights for C = 2, not 1"),
+        (Conv2D(2, 3, he), (2, 5, 5), np.zeros((1, 8, 2, 2, 5)), "kernel 3 is larger than the image, 2 with padding 0"),
+        (Conv2D(2, 3, he), (2, 5, 5), np.zeros((8, 2, 5, 5)), r"Conv2D takes floats of shape \(R, N, C, H, W\)"),
+        (MaxPool2D(2), (2, 5, 5), np.zeros((8, 2, 5, 5)), r"MaxPool2D takes floats of shape \(R, N, C, H, W\)"),
+        (AvgPool2D(2), (2, 5, 5), np.zeros((1, 8, 2, 5, 5), np.uint8), "AvgPool2D takes floats.* not uint8"),
+        (AvgPool2D(3), (2, 5, 5), np.zeros((1, 8, 2, 2, 5)), "AvgPool2D: kernel 3 is larger than the image"),
+        (BatchNorm(), (3,), np.zeros((1, 8, 4)), r"BatchNorm of 3 features takes .* not \(1, 8, 4\)"),
+        (BatchNorm(), (3,), np.zeros((1, 8, 3, 2, 2)), r"BatchNorm of 3 features takes .* not \(1, 8, 3, 2, 2\)"),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name(layer: Layer, in_shape: Shape, x: Array, message: str) -> None:
+    params, state, _ = layer.init(np.random.default_rng(0), in_shape)
+    stacked = stack_runs([{"params": params, "state": state}], np.dtype(float))
+    with pytest.raises(ValueError, match=message):
+        layer.forward(stacked["params"], stacked["state"], x, train=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "in_shape", "message"),
+    [
+        (Dense(2, he), (1, 8, 8), r"Dense takes examples of shape \(D,\), not \(1, 8, 8\)"),
+        (Conv2D(2, 3, he), (64,), r"Conv2D takes examples of shape \(C, H, W\), not \(64,\)"),
+        (MaxPool2D(2), (64,), r"MaxPool2D takes examples of shape \(C, H, W\), not \(64,\)"),
+        (MaxPool2D(4), (1, 3, 8), "MaxPool2D: kernel 4 is larger than the image"),
+    ],
+)
+def test_a_layer_that_does_not_fit_the_one_before_is_refused(layer: Layer, in_shape: Shape, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer.init(np.random.default_rng(0), in_shape)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
+def test_a_dropout_rate_out_of_range_is_refused_by_name(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"rate={rate}: must be"):
+        Dropout(rate)

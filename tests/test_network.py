@@ -23,7 +23,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, mlp, select_runs, stack_runs
+from bnrepro.network import Network, cnn, mlp, select_runs, stack_runs
 from bnrepro.optim import Params
 
 each_activation = pytest.mark.parametrize("activation", [Sigmoid, ReLU])
@@ -233,3 +233,77 @@ def test_stack_and_select_are_inverse() -> None:
     by_mask = select_runs(stacked, np.array([False, True, False, True]))
     assert bits(by_mask) == bits(select_runs(stacked, np.array([1, 3])))
     assert bits(by_mask) == bits(stack_runs([trees[1], trees[3]], np.dtype(np.float32)))
+
+
+@each_activation
+@each_norm
+@each_mode
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_of_convolutional_and_of_dropped_out_networks_equal_central_differences(
+    activation: Make, norm: Make | None, train: bool, dropout: float
+) -> None:
+    rng, image = np.random.default_rng(0), (2, 4, 5)
+    x, targets, cotangent = rng.standard_normal((1, 8, *image)), np.eye(3)[rng.integers(0, 3, (1, 8))], np.array([1.0])
+    for network in (
+        cnn([2, 2], 3, 3, xavier, activation, norm, dropout),
+        mlp([4, 3], 3, xavier, activation, norm, dropout),
+    ):
+        params, state = (stack_runs([tree], np.dtype(float)) for tree in network.init(rng, image))
+        for b in (arrays["b"] for arrays in params.values() if "b" in arrays):
+            b += 0.1 * rng.standard_normal(b.shape)  # else a unit whose inputs are all dropped is at ReLU's kink
+        _, state, _ = network.forward(params, state, x, train=True)
+        s = Setup(network, params, state, x, targets)
+
+        def loss(at: Arrays, s: Setup = s) -> Array:
+            named = {layer: {name: at[f"{layer} {name}"] for name in arrays} for layer, arrays in s.params.items()}
+            return s.loss(named, train=train)[0]
+
+        assert_gradients(loss, flat(params), cotangent, flat(s.loss(params, train=train)[1]))
+
+
+@each_norm
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_cnn_stacks_convolution_norm_nonlinearity_and_pooling(norm: Make | None, dropout: float) -> None:
+    network = cnn([2, 3], 3, 10, xavier, ReLU, norm, dropout)
+    block = ["conv", "norm", "nonlinearity", "pool"] if norm else ["conv", "nonlinearity", "pool"]
+    stages = [f"{name}{i}" for i in (1, 2) for name in block]
+    assert list(network.layers) == [*stages, "flatten", *(["dropout"] if dropout else []), "logits"]
+    params, _ = network.init(np.random.default_rng(0), (1, 9, 8))
+    assert params["logits"]["W"].shape == (3 * 2 * 2, 10)  # 9 × 8, pooled to 4 × 4 and 2 × 2
+    assert ("b" in params["conv1"]) == (norm is None)
+
+
+@pytest.mark.parametrize(
+    "network", [mlp([5, 4], 3, xavier, Sigmoid, BatchNorm), cnn([2, 3], 3, 3, xavier, ReLU, BatchNorm)]
+)
+def test_population_statistics_equal_brute_force_over_the_whole_training_set(network: Network) -> None:
+    rng = np.random.default_rng(0)
+    training_set = rng.standard_normal((12, 10, 1, 4, 4))  # 12 mini-batches of 10
+    inits = [network.init(rng, (1, 4, 4)) for _ in range(2)]
+    params, state = (stack_runs(trees, np.dtype(float)) for trees in zip(*inits, strict=True))
+    _, state, _ = network.forward(params, state, training_set[:1], train=True)  # some other moving averages
+    found = network.with_population_statistics(params, state, (batch[None] for batch in training_set))
+
+    expected: dict[str, list[tuple[Array, Array]]] = {}
+    for batch in training_set:
+        x = batch[None]
+        for name, layer in network.layers.items():
+            if isinstance(layer, BatchNorm):
+                axes = (1, *range(3, x.ndim))
+                both = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True, ddof=1)
+                expected.setdefault(name, []).append(both)
+            x, _, _ = layer.forward(params[name], state[name], x, train=True)
+    assert len(expected) == 2
+    for name, statistics in expected.items():
+        means, variances = zip(*statistics, strict=True)
+        np.testing.assert_allclose(found[name]["mean"], np.mean(means, axis=0), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found[name]["var"], np.mean(variances, axis=0), rtol=1e-12)
+
+
+def test_population_statistics_are_needed_only_where_a_layer_asks_for_them() -> None:
+    def network(**options: Any) -> Network:
+        return mlp([4], 3, xavier, ReLU, lambda: BatchNorm(**options))
+
+    assert network(inference="population").needs_population_statistics
+    assert not network().needs_population_statistics
+    assert not mlp([4], 3, xavier, ReLU, None).needs_population_statistics

@@ -12,7 +12,17 @@ import pytest
 
 from bnrepro.layers import Shape
 from bnrepro.network import select_runs
-from bnrepro.optim import OPTIMIZERS, SGD, Adagrad, Momentum, Optimizer, Params
+from bnrepro.optim import (
+    OPTIMIZERS,
+    SGD,
+    Adagrad,
+    Constant,
+    ExponentialDecay,
+    Momentum,
+    Optimizer,
+    Params,
+    StepDecay,
+)
 
 
 @dataclass(frozen=True)
@@ -25,19 +35,35 @@ class Row:
 
 OPTIMISERS = {
     "sgd": Row(
-        SGD(),
+        SGD(weight_decay=0),
         # 1 − .1·2;  .8 − .2·(−1)
         (0.8, 1.0),
     ),
+    "sgd with weight decay": Row(
+        SGD(weight_decay=0.5),
+        # g = 2 + .5·1, θ = 1 − .1·2.5;  g = −1 + .5·.75, θ = .75 − .2·(−.625)
+        (0.75, 0.875),
+    ),
     "momentum": Row(
-        Momentum(0.9),
+        Momentum(momentum=0.9, weight_decay=0),
         # v = 0 − .1·2 = −.2, θ = 1 − .2;  v = .9·(−.2) − .2·(−1) = .02, θ = .8 + .02
         (0.8, 0.82),
     ),
+    "momentum with weight decay": Row(
+        Momentum(momentum=0.9, weight_decay=0.5),
+        # v = −.1·2.5, θ = 1 − .25;  v = .9·(−.25) − .2·(−1 + .5·.75) = −.1, θ = .75 − .1
+        (0.75, 0.65),
+    ),
     "adagrad": Row(
-        Adagrad(1.0),
+        Adagrad(eps=1.0, weight_decay=0),
         # h = 4, θ = 1 − .1·2 / (2 + 1);  h = 4 + 1, θ = 1 − .2/3 − .2·(−1) / (√5 + 1)
         (1 - 0.2 / 3, 1 - 0.2 / 3 + 0.2 / (math.sqrt(5) + 1)),
+    ),
+    "adagrad with weight decay": Row(
+        Adagrad(eps=0.5, weight_decay=0.5),
+        # g = 2.5, h = 6.25, θ = 1 − .1·2.5 / (2.5 + .5) = 11/12;
+        # g = −1 + .5·11/12 = −13/24, h = 6.25 + (13/24)², θ = 11/12 + .2·(13/24) / (√h + .5)
+        (11 / 12, 11 / 12 + 0.2 * 13 / 24 / (math.sqrt(6.25 + (13 / 24) ** 2) + 0.5)),
     ),
 }
 each_optimizer = pytest.mark.parametrize("row", OPTIMISERS.values(), ids=OPTIMISERS)
@@ -122,24 +148,52 @@ def test_a_step_changes_parameters_and_state_in_place_and_nothing_else(row: Row)
 
 
 @each_optimizer
-def test_a_zero_gradient_leaves_the_parameters_as_they_start(row: Row) -> None:
+def test_a_zero_gradient_changes_only_weights_that_decay(row: Row) -> None:
     params = draw(2, seed=0)
     zeros = {layer: {name: np.zeros_like(a) for name, a in arrays.items()} for layer, arrays in params.items()}
     row.optimizer.update(params, zeros, row.optimizer.init(params), np.ones(2, np.float32))
-    assert bits(params) == bits(draw(2, seed=0))
+    decays = getattr(row.optimizer, "weight_decay", 0) > 0
+    after, before = bits(params), bits(draw(2, seed=0))
+    for layer, arrays in before.items():
+        for name, a in arrays.items():
+            assert (after[layer][name] != a) == (decays and name == "W")
 
 
 @pytest.mark.parametrize(
     ("construct", "named"),
     [
-        (lambda: Momentum(-0.1), "momentum=-0.1"),
-        (lambda: Momentum(1.0), "momentum=1.0"),
-        (lambda: Momentum(math.nan), "momentum=nan"),
-        (lambda: Adagrad(0.0), "eps=0.0"),
-        (lambda: Adagrad(-1.0), "eps=-1.0"),
-        (lambda: Adagrad(math.nan), "eps=nan"),
+        (lambda: Momentum(momentum=-0.1, weight_decay=0), "momentum=-0.1"),
+        (lambda: Momentum(momentum=1.0, weight_decay=0), "momentum=1.0"),
+        (lambda: Momentum(momentum=math.nan, weight_decay=0), "momentum=nan"),
+        (lambda: Adagrad(eps=0.0, weight_decay=0), "eps=0.0"),
+        (lambda: Adagrad(eps=-1.0, weight_decay=0), "eps=-1.0"),
+        (lambda: Adagrad(eps=math.nan, weight_decay=0), "eps=nan"),
+        (lambda: SGD(weight_decay=-1e-4), "weight_decay=-0.0001"),
+        (lambda: Momentum(momentum=0.9, weight_decay=math.nan), "weight_decay=nan"),
+        (lambda: StepDecay(every=0, factor=0.5), "every=0"),
+        (lambda: StepDecay(every=10, factor=0.0), "factor=0.0"),
+        (lambda: ExponentialDecay(every=10, factor=1.1), "factor=1.1"),
     ],
 )
 def test_hyperparameters_out_of_range_are_refused_by_name(construct: Callable[[], Optimizer], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}: must be"):
         construct()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Constant(), {0: 1, 1: 1, 10**6: 1}),
+        (StepDecay(every=10, factor=0.5), {0: 1, 9: 1, 10: 0.5, 19: 0.5, 20: 0.25}),
+        (ExponentialDecay(every=10, factor=0.25), {0: 1, 5: 0.5, 10: 0.25, 15: 0.125}),
+    ],
+)
+def test_schedules_give_the_factors_of_their_formula(
+    schedule: Callable[[int], float], expected: dict[int, float]
+) -> None:
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected)
+
+
+def test_six_times_faster_decay_is_a_sixth_of_every() -> None:
+    slow, fast = ExponentialDecay(every=600, factor=0.5), ExponentialDecay(every=100, factor=0.5)
+    assert fast(50) == pytest.approx(slow(300)) == pytest.approx(slow(50) ** 6)

@@ -1,6 +1,7 @@
 """The lock-step loop against runs trained alone and against a slow and obvious twin."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,18 +16,27 @@ from hypothesis import strategies as st
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, minibatches
 from bnrepro.layers import Array, Arrays, Backward, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
-from bnrepro.network import Network, mlp, stack_runs
-from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
+from bnrepro.network import Network, cnn, mlp, stack_runs
+from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, Params, StepDecay
 from bnrepro.train import Diverged, Event, Finished, Measurement, Schedule, evaluate, train
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {"sigmoid": Sigmoid, "relu": ReLU}
-NORMS: dict[str, Callable[[], Layer] | None] = {"no norm": None, "batch norm": BatchNorm}
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "momentum": Momentum(0.9), "adagrad": Adagrad(1e-8)}
+NORMS: dict[str, Callable[[], Layer] | None] = {
+    "no norm": None,
+    "batch norm": BatchNorm,
+    "population": functools.partial(BatchNorm, inference="population"),
+}
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(weight_decay=0),
+    "momentum": Momentum(momentum=0.9, weight_decay=0),
+    "adagrad": Adagrad(eps=1e-8, weight_decay=0),
+}
 
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 each_norm = pytest.mark.parametrize("norm", NORMS)
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
+CONSTANT = Constant()
 SCHEDULE = Schedule(steps=25, batch_size=12, measurements=5, probe_examples=40, eval_examples=300)
 
 
@@ -102,6 +112,7 @@ class Group:
     norm: str = "no norm"
     optimizer: str = "sgd"
     schedule: Schedule = SCHEDULE
+    lr_schedule: Callable[[int], float] = CONSTANT
     dtype: Any = np.float32
 
     def network(self, r: int) -> Network:
@@ -117,6 +128,7 @@ class Group:
                 [self.seeds[r] for r in runs],
                 DATA,
                 self.schedule,
+                self.lr_schedule,
                 self.dtype,
             )
         )
@@ -153,7 +165,7 @@ def slow_twin(group: Group, r: int) -> Twin:
             if not (np.isfinite(loss[0]) and loss[0] <= 1000):
                 twin.diverged = step
                 break
-            optimizer.update(params, backward(dlogits), memory, lr)
+            optimizer.update(params, backward(dlogits), memory, lr * group.lr_schedule(step))
             twin.params.append(copy.deepcopy(params))
             twin.state.append(state)
     return twin
@@ -165,12 +177,31 @@ def scaled(images: Array, dtype: Any) -> Array:
 
 def slow_accuracy(group: Group, r: int, params: Params, state: Params, chosen: Iterable[int]) -> float:
     """Share of these test examples, one by one, whose largest logit is that of their label."""
+    if group.norm == "population":
+        state = slow_population(group, r, params, state)
     correct = []
     for n in chosen:
         x = scaled(DATA.test_images[None, [n]], group.dtype)
         logits, _, _ = group.network(r).forward(params, state, x, train=False)
         correct.append(np.argmax(logits[0, 0]) == DATA.test_labels[n])
     return sum(correct) / len(correct)
+
+
+def slow_population(group: Group, r: int, params: Params, state: Params) -> Params:
+    """Algorithm 2 by brute force, over the 8 mini-batches of 12 that 100 training examples make."""
+    statistics: dict[str, list[tuple[Array, Array]]] = {}
+    for batch in itertools.islice(minibatches(100, 12, 0), 8):
+        x = scaled(DATA.train_images[None, batch], group.dtype)
+        for name, layer in group.network(r).layers.items():
+            if isinstance(layer, BatchNorm):
+                both = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True, ddof=1)
+                statistics.setdefault(name, []).append(both)
+            x, _, _ = layer.forward(params[name], state[name], x, train=True)
+    found = dict(state)
+    for name, batches in statistics.items():
+        means, variances = zip(*batches, strict=True)
+        found[name] = {"mean": np.mean(means, axis=0), "var": np.mean(variances, axis=0)}
+    return found
 
 
 ALL_TEST_EXAMPLES = range(601)
@@ -338,7 +369,7 @@ class SpyFlatten(Flatten):
         return super().forward(params, state, x, train=train)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpySGD(SGD):
     """Keeps the initial parameters."""
 
@@ -352,9 +383,9 @@ class SpySGD(SGD):
 def initial_weights_and_batches(
     seed: int, rate: float = 0.1, activation: str = "sigmoid", norm: str = "no norm"
 ) -> tuple[list[Array], list[Array]]:
-    spy, optimizer = SpyFlatten([]), SpySGD([])
+    spy, optimizer = SpyFlatten([]), SpySGD(initial=[], weight_decay=0)
     network = Network({**Group([seed], [rate], [1.0], activation, norm).network(0).layers, "flatten": spy})
-    list(train([network], optimizer, [rate], [seed], DATA, SCHEDULE))
+    list(train([network], optimizer, [rate], [seed], DATA, SCHEDULE, CONSTANT))
     (params,) = optimizer.initial
     return [layer["W"] for layer in params.values() if "W" in layer], spy.batches
 
@@ -375,7 +406,7 @@ def test_each_run_of_a_group_sees_the_mini_batches_of_its_own_seed() -> None:
     spy = SpyFlatten([])
     group = Group([4, 9, 4], [0.1, 1e6, 0.1], [1.0] * 3, "relu")
     networks = [Network({**group.network(r).layers, "flatten": spy}) for r in range(3)]
-    list(train(networks, SGD(), group.rates, group.seeds, DATA, SCHEDULE))
+    list(train(networks, SGD(weight_decay=0), group.rates, group.seeds, DATA, SCHEDULE, CONSTANT))
     alone = {seed: initial_weights_and_batches(seed)[1] for seed in (4, 9)}
     for step, x in enumerate(spy.batches):
         seeds = [4, 9, 4] if step < 2 else [4, 4]  # the middle run diverges at step 1
@@ -411,3 +442,34 @@ def test_a_divergence_by_the_last_update_is_seen_though_no_mini_batch_follows() 
     assert (blown.diverged, blown.accuracy, list(blown.curve)) == (1, None, [0, 1])
     assert (fine.diverged, list(fine.curve)) == (None, [0, 1])
     assert fine.accuracy is not None
+
+
+@pytest.mark.parametrize("lr_schedule", [StepDecay(every=10, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
+@each_optimizer
+def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: Callable[[int], float]) -> None:
+    group = Group([0, 1], [0.5, 0.1], [1.0, 1.0], optimizer=optimizer, lr_schedule=lr_schedule)
+    for r, run in enumerate(group.train()):
+        twin = slow_twin(group, r)
+        assert run.accuracy == slow_accuracy(group, r, twin.params[-1], twin.state[-1], ALL_TEST_EXAMPLES)
+        assert run.bits() != replace(group, lr_schedule=CONSTANT).train(r)[0].bits()
+        assert group.train(r)[0].bits() == run.bits()
+
+
+def conv_group(**options: Any) -> Group:
+    return ConvGroup([0, 1, 0], [0.1, 0.5, 1e9], [0.5, 1.0, 0.5], "relu", "batch norm", **options)
+
+
+class ConvGroup(Group):
+    """A small convolutional network with dropout."""
+
+    def network(self, r: int) -> Network:
+        return cnn([2, 3], 3, 3, Normal(self.stds[r]), ReLU, NORMS[self.norm], dropout=0.3)
+
+
+def test_convolutional_runs_with_dropout_alone_give_the_bits_of_the_runs_in_a_group() -> None:
+    group = conv_group()
+    together = group.train()
+    for r, run in enumerate(together):
+        assert group.train(r)[0].bits() == run.bits()
+        assert run.diverged == slow_twin(group, r).diverged
+    assert [run.diverged is None for run in together] == [True, True, False]
