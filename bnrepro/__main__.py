@@ -44,7 +44,11 @@ def command(composed: DictConfig) -> None:
         if settings.grid is None:
             one_run(settings)
         else:
-            sweep(settings, HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task)
+            overrides = HydraConfig.get().overrides.task
+            for override in overrides:  # Hydra merges {} into what is there, which would train the whole grid
+                if re.fullmatch(r"\+*sweep\.grid[\w.]*=\{\s*\}", override):
+                    raise InputError(f"{override}: must list values for at least one setting")
+            sweep(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
 
 
 def one_run(settings: Settings) -> None:

@@ -46,7 +46,7 @@ class BatchNorm:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        require(self.eps >= 0, f"eps={self.eps}", "at least 0")
+        require(0 <= self.eps < np.inf, f"eps={self.eps}", "at least 0, and finite")
         require(0 <= self.momentum <= 1, f"momentum={self.momentum}", "from 0 to 1")
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:

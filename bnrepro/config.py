@@ -367,9 +367,16 @@ class Settings:
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
             grid=typed(_Sweep, composed["sweep"], "sweep").grid if "sweep" in composed else None,
-            results_dir=Path(typed(_Place, _only("results_dir", composed), "").results_dir).expanduser(),
+            results_dir=_folder(typed(_Place, _only("results_dir", composed), "").results_dir),
             compute=typed(Compute, composed.get("compute"), "compute"),
         )
+
+
+def _folder(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~user without a home
+        raise InputError(f"results_dir={path}: must be a folder ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class _Decayed:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        require(self.weight_decay >= 0, f"weight_decay={self.weight_decay}", "at least 0")
+        require(0 <= self.weight_decay < np.inf, f"weight_decay={self.weight_decay}", "at least 0, and finite")
 
     def _leaves(self, lr: Array, params: Params, grads: Params, *state: Params) -> Iterator[tuple[Any, ...]]:
         """For every parameter: lr shaped to broadcast against it, itself, its decayed gradient, its state."""
@@ -107,7 +107,7 @@ class Adagrad(_Decayed):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        require(self.eps > 0, f"eps={self.eps}", "above 0")
+        require(0 < self.eps < np.inf, f"eps={self.eps}", "above 0, and finite")
 
     def init(self, params: Params) -> Params:
         """The sums of squares h = 0."""

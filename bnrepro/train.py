@@ -155,10 +155,12 @@ def train(
         inits.append(network.init(np.random.default_rng(weight_seed), data.image_shape))
         streams[seed] = minibatches(len(data.train_labels), schedule.batch_size, batch_seed)
     params = stack_runs([params for params, _ in inits], dtype)
+    with np.errstate(over="ignore"):  # a rate too large for the dtype is infinite, and the run diverges
+        lr = np.asarray(learning_rates, float).astype(dtype)
     group = _Group(
         network=networks[0],
         optimizer=optimizer,
-        lr=np.asarray(learning_rates, dtype),
+        lr=lr,
         seeds=list(seeds),
         params=params,
         state=stack_runs([state for _, state in inits], dtype),

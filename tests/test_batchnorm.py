@@ -318,6 +318,7 @@ def test_one_value_per_feature_map_is_refused_in_training() -> None:
     [
         ({"eps": -1e-9}, "eps=-1e-09"),
         ({"eps": math.nan}, "eps=nan"),
+        ({"eps": math.inf}, "eps=inf"),
         ({"momentum": -0.1}, "momentum=-0.1"),
         ({"momentum": 1.1}, "momentum=1.1"),
         ({"momentum": math.nan}, "momentum=nan"),

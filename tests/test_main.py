@@ -402,6 +402,9 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
     ("dataset=null", "Config group override must be .*; a group takes the name of an option, as in dataset=", nothing),
     # unknown keys
+    ("+sweep sweep.grid={}", r"sweep.grid=\{\}: must list values for at least one setting", nothing),
+    ("+sweep sweep.grid.model={}", r"sweep.grid.model=\{\}: must list values for at least one setting", nothing),
+    ("results_dir='~nobody-of-that-name/x'", "results_dir=~nobody-of-that-name/x: must be a folder", nothing),
     ("model.foo=1", "model.foo=1: no such key; known are name, hidden, activation, norm, norm_options, ", nothing),
     ("optimizr.lr=1", f"optimizr.lr=1: no such key; known are hydra, {GROUPS}, compute, train, seed", nothing),
     ("+foo=1", f"foo=1: no such key; known are {GROUPS}, train, seed, compute, results_dir", nothing),

@@ -168,6 +168,7 @@ def test_a_zero_gradient_changes_only_weights_that_decay(row: Row) -> None:
         (lambda: Adagrad(eps=0.0, weight_decay=0), "eps=0.0"),
         (lambda: Adagrad(eps=-1.0, weight_decay=0), "eps=-1.0"),
         (lambda: Adagrad(eps=math.nan, weight_decay=0), "eps=nan"),
+        (lambda: Adagrad(eps=math.inf, weight_decay=0), "eps=inf"),
         (lambda: SGD(weight_decay=-1e-4), "weight_decay=-0.0001"),
         (lambda: Momentum(momentum=0.9, weight_decay=math.nan), "weight_decay=nan"),
         (lambda: StepDecay(every=0, factor=0.5), "every=0"),

@@ -473,3 +473,9 @@ def test_convolutional_runs_with_dropout_alone_give_the_bits_of_the_runs_in_a_gr
         assert group.train(r)[0].bits() == run.bits()
         assert run.diverged == slow_twin(group, r).diverged
     assert [run.diverged is None for run in together] == [True, True, False]
+
+
+def test_a_rate_too_large_for_float32_diverges_without_a_warning() -> None:
+    huge, fine = Group([0, 0], [1e39, 0.1], [0.5, 0.5]).train()
+    assert huge.diverged is not None
+    assert fine.diverged is None
