@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .layers import Array, Arrays, Backward, Shape, require, sum_per_feature
+from .layers import Array, Arrays, Backward, Shape, require, require_shape, sum_per_feature
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,9 @@ class BatchNorm:
             ValueError: if x has not the shape of the parameters, or in training with m = 1, whose variance is 0.
         """
         gamma, beta = params["gamma"], params["beta"]
-        if x.ndim not in (3, 5) or x.ndim != gamma.ndim or x.shape[2] != gamma.shape[2]:
-            raise ValueError(
-                f"BatchNorm of {gamma.shape[2]} features takes (R, N, D) or (R, N, C, H, W), not {x.shape}"
-            )
+        require_shape(x, "R N D" if gamma.ndim == 3 else "R N C H W", "BatchNorm")
+        if x.shape[2] != gamma.shape[2]:
+            raise ValueError(f"BatchNorm has parameters for {gamma.shape[2]} features, not {x.shape[2]}")
         if not train and self.inference != "batch":
             return self._infer(params, state, x)
         m = x[0, :, 0].size

@@ -86,7 +86,7 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Finished:
-    """Training has ended for the runs that did not diverge."""
+    """Training has ended for the runs that did not diverge, if there are any."""
 
     runs: Array
     test_accuracy: Array
@@ -186,7 +186,8 @@ def train(
     if not healthy.all():
         yield Diverged(schedule.steps, group.runs[~healthy])
         group.keep(healthy)
-    yield Finished(group.runs, measure.accuracy(group))
+    if group.seeds:
+        yield Finished(group.runs, measure.accuracy(group))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -563,8 +563,10 @@ def test_tanh_is_inactive_where_its_output_is_within_0_05_of_1() -> None:
         (MaxPool2D(2), (2, 5, 5), np.zeros((8, 2, 5, 5)), r"MaxPool2D takes floats of shape \(R, N, C, H, W\)"),
         (AvgPool2D(2), (2, 5, 5), np.zeros((1, 8, 2, 5, 5), np.uint8), "AvgPool2D takes floats.* not uint8"),
         (AvgPool2D(3), (2, 5, 5), np.zeros((1, 8, 2, 2, 5)), "AvgPool2D: kernel 3 is larger than the image"),
-        (BatchNorm(), (3,), np.zeros((1, 8, 4)), r"BatchNorm of 3 features takes .* not \(1, 8, 4\)"),
-        (BatchNorm(), (3,), np.zeros((1, 8, 3, 2, 2)), r"BatchNorm of 3 features takes .* not \(1, 8, 3, 2, 2\)"),
+        (BatchNorm(), (3,), np.zeros((1, 8, 4)), "BatchNorm has parameters for 3 features, not 4"),
+        (BatchNorm(), (3,), np.zeros((1, 8, 3), int), "BatchNorm takes floats .* not int64"),
+        (BatchNorm(), (3,), np.zeros((1, 8, 3, 2, 2)), r"BatchNorm takes .*\(R, N, D\), not float64 of .*3, 2, 2\)"),
+        (BatchNorm(), (3, 2, 2), np.zeros((1, 8, 3)), r"BatchNorm takes .*\(R, N, C, H, W\), not float64 of .*8, 3\)"),
     ],
 )
 def test_wrong_inputs_are_refused_by_name(layer: Layer, in_shape: Shape, x: Array, message: str) -> None:

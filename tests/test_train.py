@@ -442,6 +442,8 @@ def test_a_divergence_by_the_last_update_is_seen_though_no_mini_batch_follows() 
     assert (blown.diverged, blown.accuracy, list(blown.curve)) == (1, None, [0, 1])
     assert (fine.diverged, list(fine.curve)) == (None, [0, 1])
     assert fine.accuracy is not None
+    *_, last = Group([3], [1e6], [0.5], "relu", "population", schedule=schedule).events([0])
+    assert isinstance(last, Diverged)
 
 
 @pytest.mark.parametrize("lr_schedule", [StepDecay(every=10, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
