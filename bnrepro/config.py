@@ -20,6 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from .batchnorm import BatchNorm
 from .data import DATASETS
+from .diagnostics import DIAGNOSTICS, Diagnostic
 from .errors import InputError
 from .layers import Initializer, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
 from .network import Network, cnn, mlp
@@ -266,7 +267,7 @@ class Named:
         return hash(json.dumps(self.identity(), sort_keys=True))
 
 
-RUN_KEYS = ("dataset", "model", "optimizer", "lr_schedule", "train", "seed")
+RUN_KEYS = ("dataset", "model", "optimizer", "lr_schedule", "train", "diagnostics", "seed")
 """What a run is made of; the learning rate stands with the optimiser's settings."""
 
 
@@ -280,6 +281,7 @@ class RunConfig:
     lr: float
     lr_schedule: Named
     train: Train
+    diagnostics: list[str]
     seed: int
 
     @classmethod
@@ -300,12 +302,17 @@ class RunConfig:
             lr=typed(_Rate, _only("lr", settings["optimizer"]), "optimizer").lr,
             lr_schedule=Named.parse(SCHEDULES, settings.get("lr_schedule"), "lr_schedule"),
             train=typed(Train, settings.get("train"), "train"),
+            diagnostics=sorted({*typed(_Diagnostics, _only("diagnostics", settings), "").diagnostics}),
             seed=typed(_Seed, _only("seed", settings), "").seed,
         )
         model = run.model.value
         if run.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
             raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
         return run
+
+    def diagnostic_functions(self) -> list[Diagnostic]:
+        """What is measured besides the curve."""
+        return [find(DIAGNOSTICS, name, "diagnostics") for name in self.diagnostics]
 
     def to_dict(self) -> dict[str, Any]:
         """All that makes the run what it is, in the layout of the settings."""
@@ -316,6 +323,7 @@ class RunConfig:
             "optimizer": {"name": optimizer.pop("name"), "lr": self.lr} | optimizer,
             "lr_schedule": self.lr_schedule.identity(),
             "train": asdict(self.train),
+            "diagnostics": self.diagnostics,
             "seed": self.seed,
         }
 
@@ -335,6 +343,15 @@ class RunConfig:
 @dataclass(frozen=True)
 class _Rate:
     lr: Positive
+
+
+@dataclass(frozen=True)
+class _Diagnostics:
+    diagnostics: list[str]
+
+    def __post_init__(self) -> None:
+        for name in self.diagnostics:
+            find(DIAGNOSTICS, name, "diagnostics")
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,11 @@ def select_runs(tree: Params, runs: Array) -> Params:
     return {layer: {name: a[runs] for name, a in arrays.items()} for layer, arrays in tree.items()}
 
 
+def copy_tree(tree: Params) -> Params:
+    """A copy that shares no array."""
+    return {layer: {name: a.copy() for name, a in arrays.items()} for layer, arrays in tree.items()}
+
+
 def mlp(
     hidden: Sequence[int],
     classes: int,

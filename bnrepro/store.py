@@ -46,8 +46,11 @@ CREATE TABLE IF NOT EXISTS curves (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS layers (
     run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, layer INTEGER NOT NULL,
-    p15 REAL, p50 REAL, p85 REAL, inactive REAL, gradient_norm REAL,
     PRIMARY KEY (run_id, step, layer)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS units (
+    run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, unit INTEGER NOT NULL,
+    PRIMARY KEY (run_id, step, unit)
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -64,6 +67,7 @@ class RunResult:
     error: str | None = None
     curves: list[dict[str, float]] = field(default_factory=list)
     layers: list[dict[str, float]] = field(default_factory=list)
+    units: list[dict[str, float]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
@@ -92,11 +96,15 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Results:
-    """Tidy tables: one row per run; per run and step; per run, step and layer (1 is the first)."""
+    """Tidy tables: one row per run; per run and step; and per layer or unit of these (1 is the first).
+
+    ``curves``, ``layers`` and ``units`` have the columns of the diagnostics that were on.
+    """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    units: pd.DataFrame
 
 
 @functools.cache
@@ -188,8 +196,8 @@ class Store:
                 run_id = result.config.run_id
                 db.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
                 _insert(db, "runs", [result.row()])
-                _insert(db, "curves", [{"run_id": run_id} | row for row in result.curves])
-                _insert(db, "layers", [{"run_id": run_id} | row for row in result.layers])
+                for table in ("curves", "layers", "units"):
+                    _insert(db, table, [{"run_id": run_id} | row for row in getattr(result, table)])
             db.execute("COMMIT")
 
     def finished(self) -> set[str]:
@@ -209,24 +217,33 @@ class Store:
         import pandas as pd
 
         with self._connect() as db:
-            runs, curves, layers = (_read(db, table) for table in ("runs", "curves", "layers"))
+            tables = [_read(db, table) for table in ("runs", "curves", "layers", "units")]
         if run_ids is not None:
             wanted = set(run_ids)
-            runs, curves, layers = (t[t["run_id"].isin(wanted)] for t in (runs, curves, layers))
+            tables = [t[t["run_id"].isin(wanted)].reset_index(drop=True) for t in tables]
+        runs, *measured = tables
         settings = pd.json_normalize([json.loads(text) for text in runs["config"]])
         settings.index = runs.index
         own_column = ["dataset.name", "model.activation", "model.norm", "optimizer.lr", "seed", "train.steps"]
         runs = runs.drop(columns="config").join(settings.drop(columns=own_column, errors="ignore"))
         order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
         runs = runs.sort_values(order, ignore_index=True)
-        return Results(runs, curves.reset_index(drop=True), layers.reset_index(drop=True))
+        return Results(runs, *measured)
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, whose keys may differ; a measure that the table has not seen yet becomes a column of it."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    known = {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
+    for name in names:
+        if name not in known:
+            db.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" REAL')
+    columns = ", ".join(f'"{name}"' for name in names)
+    values = ", ".join("?" * len(names))
     if rows:
-        columns = ", ".join(rows[0])
-        values = ", ".join(f":{name}" for name in rows[0])
-        db.executemany(f"INSERT INTO {table} ({columns}) VALUES ({values})", rows)
+        db.executemany(
+            f"INSERT INTO {table} ({columns}) VALUES ({values})", [[row.get(name) for name in names] for row in rows]
+        )
 
 
 def _read(db: sqlite3.Connection, table: str) -> pd.DataFrame:

@@ -104,6 +104,7 @@ def train_group(
                 data=data,
                 schedule=first.train,
                 lr_schedule=first.lr_schedule.value,
+                diagnostics=first.diagnostic_functions(),
                 dtype=np.dtype(first.train.dtype),
             )
             for event in events:
@@ -129,11 +130,17 @@ def train_group(
 
 def _record(measured: Measurement, results: Sequence[RunResult]) -> None:
     for i, r in enumerate(measured.runs):
-        curve = {name: float(getattr(measured, name)[i]) for name in ("train_loss", "test_accuracy", "gradient_norm")}
+        always = {name: getattr(measured, name) for name in ("train_loss", "test_accuracy", "gradient_norm")}
+        curve = {name: float(values[i]) for name, values in (always | measured.curve).items()}
         results[r].curves.append({"step": measured.step} | curve)
         for number, layer in enumerate(measured.layers, start=1):
             row = {name: float(values[i]) for name, values in layer.items()}
             results[r].layers.append({"step": measured.step, "layer": number} | row)
+        if measured.units:
+            columns = {name: values[i].tolist() for name, values in measured.units.items()}
+            for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+                unit = dict(zip(columns, values, strict=True))
+                results[r].units.append({"step": measured.step, "unit": number} | unit)
 
 
 def load_data(runs: Sequence[RunConfig]) -> dict[Named, Dataset]:

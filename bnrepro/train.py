@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 
 from .data import Dataset, minibatches, to_float
-from .diagnostics import correct_predictions, gradient_norm, percentiles
+from .diagnostics import Diagnostic, Snapshot, correct_predictions, gradient_norm
 from .layers import Array, softmax_cross_entropy
 from .network import Network, select_runs, stack_runs
 from .optim import Optimizer, Params
 
 DIVERGED_LOSS = 1e3
 """A run has diverged when its mini-batch loss exceeds this or is not finite (Bjorck et al. 2018)."""
-
-PERCENTILES = (15, 50, 85)
-"""Those of the paper's Figure 1(b, c)."""
 
 EVALUATION_CHUNK = 256
 """Test examples per forward pass, so that activations stay in cache."""
@@ -71,9 +68,12 @@ class Measurement:
     """(R,) in inference mode."""
     gradient_norm: Array
     """(R,) of all parameters together, on the probe batch."""
+    curve: dict[str, Array]
+    """What else the diagnostics found of each run: (R,) by name."""
     layers: list[dict[str, Array]]
-    """Per nonlinearity: p15, p50, p85 of what enters it, over examples and units; ``inactive``, the share of saturated
-    outputs or dead units; ``gradient_norm`` of the weights before it; each (R,)."""
+    """What they found of each layer, from the first: (R,) by name."""
+    units: dict[str, Array]
+    """What they found of each unit of the last hidden layer: (R, D) by name."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def train(
     data: Dataset,
     schedule: Schedule,
     lr_schedule: Callable[[int], float],
+    diagnostics: Sequence[Diagnostic],
     dtype: Any = np.float32,
 ) -> Iterator[Event]:
     """Train R runs in lock-step and yield what happens to them.
@@ -140,6 +141,7 @@ def train(
         data: the images and labels.
         schedule: how long, and what to measure.
         lr_schedule: what the learning rates are multiplied by after so many updates.
+        diagnostics: what to measure besides loss, accuracy and the norm of the gradient. They change no bit of these.
         dtype: of all arithmetic.
 
     Yields:
@@ -166,7 +168,7 @@ def train(
         state=stack_runs([state for _, state in inits], dtype),
         optimizer_state=optimizer.init(params),
     )
-    measure = _Probe(data, schedule, dtype)
+    measure = _Probe(data, schedule, lr_schedule, diagnostics, dtype)
     one_hot = np.eye(data.classes, dtype=dtype)[data.train_labels]
     measured_steps = set(schedule.measured_steps)
 
@@ -212,32 +214,69 @@ def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array,
 class _Probe:
     """Measures a group, on examples that are the same for all runs and steps, and touches no stream of theirs."""
 
-    def __init__(self, data: Dataset, schedule: Schedule, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        schedule: Schedule,
+        lr_schedule: Callable[[int], float],
+        diagnostics: Sequence[Diagnostic],
+        dtype: np.dtype,
+    ) -> None:
         probe = _evenly(len(data.train_labels), schedule.probe_examples)
         self.x = to_float(data.train_images[None, probe], data.scale, dtype)
         self.targets = np.eye(data.classes, dtype=dtype)[data.train_labels[None, probe]]
         self.data, self.schedule, self.dtype = data, schedule, dtype
+        self.lr_schedule, self.diagnostics = lr_schedule, diagnostics
+        self.before: tuple[Array, dict[str, Array]] | None = None
+        """Runs and taps of the measurement before."""
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def __call__(self, group: _Group, step: int) -> Measurement:
-        taps: list[Array] = []
-        logits, _, backward = group.network.forward(group.params, group.state, self.x, train=True, taps=taps)
+        network, taps = group.network, list[Array]()
+        logits, _, backward = network.forward(group.params, group.state, self.x, train=True, taps=taps)
         loss, dlogits = softmax_cross_entropy(logits, self.targets)
         grads = backward(dlogits)
-        layers = []
-        for (name, nonlinearity), z in zip(group.network.nonlinearities.items(), taps, strict=True):
-            p15, p50, p85 = percentiles(z, PERCENTILES).T
-            norm = gradient_norm([grads[group.network.weights_before(name, grads)]["W"]])
-            inactive = nonlinearity.inactive(z)
-            layers.append({"p15": p15, "p50": p50, "p85": p85, "inactive": inactive, "gradient_norm": norm})
+        snapshot = Snapshot(
+            network=network,
+            params=group.params,
+            state=group.state,
+            optimizer=group.optimizer,
+            optimizer_state=group.optimizer_state,
+            lr=group.lr * self.lr_schedule(step),
+            x=self.x,
+            targets=self.targets,
+            taps=dict(zip(network.nonlinearities, taps, strict=True)),
+            grads=grads,
+            before=self._taps_before(group.runs),
+        )
+        self.before = group.runs, snapshot.taps
+        curve: dict[str, Array] = {}
+        layers: dict[str, Array] = {}
+        units: dict[str, Array] = {}
+        for diagnostic in self.diagnostics:
+            reading = diagnostic(snapshot)
+            curve |= reading.curve
+            layers |= reading.layers
+            units |= reading.units
+        deepest = max((values.shape[1] for values in layers.values()), default=0)
         return Measurement(
             step=step,
             runs=group.runs,
             train_loss=loss,
             test_accuracy=self.accuracy(group, self.schedule.eval_examples),
             gradient_norm=gradient_norm(g for layer in grads.values() for g in layer.values()),
-            layers=layers,
+            curve=curve,
+            layers=[{n: v[:, i] for n, v in layers.items() if i < v.shape[1]} for i in range(deepest)],
+            units=units,
         )
+
+    def _taps_before(self, runs: Array) -> dict[str, Array] | None:
+        """The taps of the measurement before, of the runs that are left."""
+        if self.before is None:
+            return None
+        runs_before, taps = self.before
+        left = np.isin(runs_before, runs)
+        return taps if left.all() else {name: tap[left] for name, tap in taps.items()}
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def accuracy(self, group: _Group, examples: int | None = None) -> Array:

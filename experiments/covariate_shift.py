@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bnrepro import Results
+from bnrepro import InputError, Results
 from bnrepro.__main__ import redraw
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, style
 
@@ -30,7 +30,7 @@ def score(results: Results) -> pd.DataFrame:
     - inactive: share of saturated outputs (sigmoid) or dead units (ReLU) at the last measured step.
     """
     rows = []
-    for (run_id, layer), path in results.layers.sort_values("step").groupby(["run_id", "layer"]):
+    for (run_id, layer), path in _percentiles(results).sort_values("step").groupby(["run_id", "layer"]):
         spread = path["p85"] - path["p15"]
         travelled = path["p50"].diff().abs() / spread  # in pandas, which divides by 0 without a warning
         rows.append(
@@ -50,6 +50,13 @@ def score(results: Results) -> pd.DataFrame:
     ).round(3)
 
 
+def _percentiles(results: Results) -> pd.DataFrame:
+    """The rows of table ``layers`` that hold percentiles: other diagnostics may have added the layer of the logits."""
+    if "p50" not in results.layers:
+        raise InputError("diagnostics: must have percentiles among them for covariate_shift to be shown")
+    return results.layers.dropna(subset="p50")
+
+
 def figures(results: Results) -> dict[str, Figure]:
     """One figure per activation: a row per norm, a column per layer."""
     return {
@@ -62,11 +69,12 @@ def percentiles(results: Results, activation: str) -> Figure:
     """The 15th to 85th percentile as a band and the median as a line, against steps."""
     runs = results.runs[results.runs["activation"] == activation]
     norms = levels(runs["norm"], NORMS)
-    numbers = sorted(results.layers["layer"].unique())
+    layers = _percentiles(results)
+    numbers = sorted(layers["layer"].unique())
     figure = Figure(figsize=(3.1 * len(numbers), 2.5 * len(norms) + 0.6))
     axes = figure.subplots(len(norms), len(numbers), sharex=True, sharey=True, squeeze=False)
     for row, norm in zip(axes, norms, strict=True):
-        arm = results.layers[results.layers["run_id"].isin(runs.loc[runs["norm"] == norm, "run_id"])]
+        arm = layers[layers["run_id"].isin(runs.loc[runs["norm"] == norm, "run_id"])]
         colour = style(norm).get("color")
         for ax, number in zip(row, numbers, strict=True):
             band = arm[arm["layer"] == number].groupby("step")[["p15", "p50", "p85"]].median()

@@ -84,7 +84,7 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("seed", 1.5, INTEGER),
         ("seed", True, INTEGER),
         ("seed", 2**63, "must be less than 9223372036854775808"),
-        ("lr", 0.1, "no such key; known are dataset, model, optimizer, lr_schedule, train, seed"),
+        ("lr", 0.1, "no such key; known are dataset, model, optimizer, lr_schedule, train, diagnostics, seed"),
         ("momentum", 0.1, "no such key"),
     ],
 )
@@ -174,6 +174,7 @@ LEAVES: dict[str, Any] = {
     "train.probe_examples": 100,
     "train.eval_examples": 100,
     "train.dtype": "float64",
+    "diagnostics": ["drift"],
     "seed": 1,
 }
 IN_LOCK_STEP = {"model.init.scheme", "model.init.std", "optimizer.lr", "seed"}
@@ -280,11 +281,12 @@ def test_ids_are_stable() -> None:
             "eval_examples": 50,
             "dtype": "float32",
         },
+        "diagnostics": ["percentiles"],
         "seed": 0,
     }
     run = RunConfig.parse(settled)
     assert run.to_dict() == settled
-    assert run.run_id == "e72fd5241ee0b6fd"
+    assert run.run_id == "e4a96ca629f232e2"
 
 
 # Names and import paths
@@ -392,7 +394,7 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
     [
         (
             "+foo=1",
-            "foo=1: no such key; known are dataset, model, optimizer, lr_schedule, train, seed, compute, results_dir",
+            "foo=1: no such key; known are dataset, model, optimizer, lr_schedule, train, diagnostics, seed, compute",
         ),
         ("+lr=1", "lr=1: no such key; known are dataset, "),
         ("results_dir=null", "results_dir=null: must be a valid string"),

@@ -1,16 +1,40 @@
 """Every diagnostic against a slow and obvious twin."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 
-from bnrepro.diagnostics import correct_predictions, gradient_norm, percentiles
-from bnrepro.layers import Array
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.diagnostics import (
+    DIAGNOSTICS,
+    LANDSCAPE_STEPS,
+    PERCENTILES,
+    Reading,
+    Snapshot,
+    correct_predictions,
+    cosine,
+    gradient_norm,
+    percentiles,
+    singular_values,
+    unit_percentiles,
+    wasserstein,
+)
+from bnrepro.layers import Array, Conv2D, Dense, Flatten, Layer, ReLU, Sigmoid, softmax_cross_entropy, xavier
+from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
+from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=100)
+
+
+def as_in_training() -> np.errstate:
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 @given(
@@ -74,3 +98,560 @@ def test_a_run_that_is_not_finite_raises_nothing_and_leaves_the_others_alone(val
             assert after[[0, 2]].tobytes() == before[[0, 2]].tobytes()
         assert not np.isfinite(gradient_norm([spoilt])[1])
         assert np.isfinite(percentiles(spoilt, [50])[1, 0]) == np.isfinite(value)
+
+
+@given(
+    runs=st.integers(1, 3),
+    examples=st.integers(1, 9),
+    units=st.integers(1, 4),
+    q=st.lists(st.one_of(st.sampled_from([0, 15, 50, 85, 100]), st.floats(0, 100)), min_size=1, max_size=5),
+)
+@repeatable
+def test_unit_percentiles_equal_those_of_numpy(runs: int, examples: int, units: int, q: list[float]) -> None:
+    x = np.random.default_rng([runs, examples, units]).standard_normal((runs, examples, units))
+    result = unit_percentiles(x, q)
+    assert result.shape == (runs, len(q), units)
+    for r, i in np.ndindex(runs, units):
+        np.testing.assert_allclose(result[r, :, i], np.percentile(x[r, :, i], q), rtol=1e-14, atol=1e-14)
+
+
+@given(runs=st.integers(1, 3), examples=st.integers(1, 9), units=st.integers(1, 4))
+@repeatable
+def test_wasserstein_equals_that_of_scipy(runs: int, examples: int, units: int) -> None:
+    a, b = np.random.default_rng([runs, examples, units]).standard_normal((2, runs, examples, units))
+    result = wasserstein(a, 2 * b + 1)
+    assert result.shape == (runs, units)
+    for r, i in np.ndindex(runs, units):
+        expected = wasserstein_distance(a[r, :, i], 2 * b[r, :, i] + 1)
+        np.testing.assert_allclose(result[r, i], expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 5), (2, 3, 2, 2)])
+def test_cosine_is_the_inner_product_over_the_norms(shape: tuple[int, ...]) -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 3, *shape))
+    expected = [
+        sum(u * v for u, v in zip(a[r].flat, b[r].flat, strict=True))
+        / math.sqrt(sum(u * u for u in a[r].flat) * sum(v * v for v in b[r].flat))
+        for r in range(3)
+    ]
+    np.testing.assert_allclose(cosine(a, b), expected, rtol=1e-12)
+    np.testing.assert_allclose(cosine(a, 3 * a), 1, rtol=1e-15)
+    np.testing.assert_allclose(cosine(a, -a), -1, rtol=1e-15)
+
+
+def numeric_jacobian(pre: Array, weights: Array, slope: float, offset: float) -> Array:
+    """Of x̂ → ẑ in one run whose nonlinearity is g(x) = slope · x + offset, by central differences at some point."""
+    mean, std = pre.mean(axis=0), pre.std(axis=0)
+    behind = (slope * pre + offset) @ weights
+    mean_behind, std_behind = behind.mean(axis=0), behind.std(axis=0)
+
+    def z_hat(x_hat: Array) -> Array:
+        return ((slope * (mean + std * x_hat) + offset) @ weights - mean_behind) / std_behind
+
+    at = np.random.default_rng(1).standard_normal(len(std))
+    return np.array([(z_hat(at + step) - z_hat(at - step)) / 2 for step in np.eye(len(std))])
+
+
+@pytest.mark.parametrize(("units", "following"), [(4, 4), (5, 3), (3, 5), (1, 1)])
+def test_singular_values_are_those_of_the_map_from_normalised_to_normalised(units: int, following: int) -> None:
+    rng = np.random.default_rng(0)
+    pre = rng.standard_normal((3, 20, units)) * rng.uniform(0.1, 9, units) + rng.standard_normal(units)
+    weights = rng.standard_normal((3, units, following))
+    result = singular_values(pre, 0.3 * pre + 2, np.full_like(pre, 0.3), weights)
+    assert result.shape == (3, min(units, following))
+    for r in range(3):
+        expected = np.linalg.svd(numeric_jacobian(pre[r], weights[r], 0.3, 2), compute_uv=False)
+        np.testing.assert_allclose(result[r], expected, rtol=1e-9)
+
+
+WHITE = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+"""Mean 0, standard deviation 1, uncorrelated."""
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        # Orthogonal: every direction is turned only, and every unit of h has standard deviation 1, or else 5.
+        ([[0.6, -0.8], [0.8, 0.6]], [1, 1]),
+        ([[3.0, -4.0], [4.0, 3.0]], [1, 1]),
+        # h = (x1, x1 + x2) has standard deviations 1, √2: J Jᵀ = [[3/2, 1/2], [1/2, 1/2]], of eigenvalues 1 ± 1/√2.
+        ([[1.0, 1.0], [0.0, 1.0]], [math.sqrt(1 + math.sqrt(0.5)), math.sqrt(1 - math.sqrt(0.5))]),
+        # Both units of h are the same: J = [[1, 1], [0, 0]].
+        ([[2.0, 5.0], [0.0, 0.0]], [math.sqrt(2), 0]),
+    ],
+)
+@pytest.mark.parametrize("scale", [1, 7])
+def test_singular_values_of_hand_worked_examples(weights: list[list[float]], expected: list[float], scale: int) -> None:
+    pre = scale * WHITE[None] + 3
+    result = singular_values(pre, 0.5 * pre, np.full_like(pre, 0.5), np.array([weights]))
+    np.testing.assert_allclose(result, [expected], rtol=1e-14, atol=1e-15)
+
+
+def test_singular_values_take_the_mean_slope_of_a_curved_nonlinearity() -> None:
+    # A ReLU passes 2 of 4 examples in either unit. Its outputs 1, 1, 0, 0 have standard deviation 1/2: J = 1/2 / 1/2.
+    post, slope = np.maximum(WHITE, 0)[None], (WHITE > 0).astype(float)[None]
+    np.testing.assert_allclose(singular_values(WHITE[None], post, slope, np.eye(2)[None]), [[1, 1]], rtol=1e-15)
+    slope[0, 0, 0] = 0.0  # now a quarter of the examples, in the first unit
+    np.testing.assert_allclose(singular_values(WHITE[None], post, slope, np.eye(2)[None]), [[1, 0.5]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [[1], [0, 1, 2]])
+@pytest.mark.parametrize("value", [0.5, 0.1])
+@pytest.mark.parametrize("constant", [[2], [0, 1, 2, 3]])
+def test_singular_values_are_nan_where_a_unit_does_not_vary(bad: list[int], value: float, constant: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    pre, weights = rng.standard_normal((3, 50, 4)), np.tile(np.eye(4), (3, 1, 1))
+    before = singular_values(pre, pre, np.ones_like(pre), weights)
+    post = pre.copy()
+    post[np.ix_(bad, range(50), constant)] = value
+    with as_in_training():
+        after = singular_values(pre, post, np.ones_like(pre), weights)
+    good = [r for r in range(3) if r not in bad]
+    assert np.isnan(after[bad]).all()
+    assert after[good].tobytes() == before[good].tobytes()
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(weight_decay=0.0),
+    "decayed sgd": SGD(weight_decay=0.1),
+    "momentum": Momentum(weight_decay=0.1, momentum=0.9),
+    "adagrad": Adagrad(weight_decay=0.0, eps=1.0),
+}
+NETWORKS = {
+    "sigmoid": mlp([5, 4, 6], 3, xavier, Sigmoid, None),
+    "sigmoid, batch norm": mlp([5, 4, 6], 3, xavier, Sigmoid, BatchNorm),
+    "relu": mlp([5, 4, 6], 3, xavier, ReLU, None),
+    "relu, batch norm, dropout": mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, 0.3),
+    "cnn": cnn([2, 3], 3, 3, xavier, ReLU, None),
+    "cnn, batch norm": cnn([2, 3], 3, 3, xavier, Sigmoid, BatchNorm),
+}
+each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+each_mlp = pytest.mark.parametrize("network", list(NETWORKS.values())[:4], ids=list(NETWORKS)[:4])
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+each_diagnostic = pytest.mark.parametrize("diagnostic", DIAGNOSTICS)
+
+
+def tree_like(params: Params, rng: np.random.Generator, scale: float) -> Params:
+    return {
+        layer: {name: (scale * rng.standard_normal(a.shape)).astype(a.dtype) for name, a in arrays.items()}
+        for layer, arrays in params.items()
+    }
+
+
+def plus(a: Params, b: Params) -> Params:
+    return {layer: {name: p + b[layer][name] for name, p in arrays.items()} for layer, arrays in a.items()}
+
+
+def arrays_of(s: Snapshot) -> Iterator[Array]:
+    yield from (s.lr, s.x, s.targets, *s.taps.values(), *(s.before or {}).values())
+    for tree in (s.params, s.state, s.optimizer_state, s.grads):
+        for arrays in tree.values():
+            yield from arrays.values()
+
+
+def measured(s: Snapshot, **changes: Any) -> Snapshot:
+    """The snapshot after ``changes``, with taps and gradients to match; its arrays refuse to be changed."""
+    s = replace(s, **changes)
+    taps: list[Array] = []
+    s.network.forward(s.params, s.state, s.x, train=True, taps=taps)
+    _, grads = s.gradient(s.params)
+    s = replace(s, taps=dict(zip(s.network.nonlinearities, taps, strict=True)), grads=grads)
+    for a in arrays_of(s):
+        a.flags.writeable = False
+    return s
+
+
+def take(
+    network: Network, optimizer: Optimizer = OPTIMIZERS["sgd"], dtype: Any = np.float64, side: int = 4
+) -> Snapshot:
+    """Three runs with weights, learning rates and memories of their own, some way into training."""
+    rng, image, examples = np.random.default_rng(0), (1, side, side), 4 * side
+    inits = [network.init(rng, image) for _ in range(3)]
+    params, state = (stack_runs(trees, np.dtype(dtype)) for trees in zip(*inits, strict=True))
+    params = plus(params, tree_like(params, rng, 0.3))
+    memory = optimizer.init(params)
+    for _ in range(2):
+        optimizer.update(copy_tree(params), tree_like(params, rng, 0.1), memory, np.ones(3, dtype))
+    empty: Any = {}
+    before = measured(
+        Snapshot(
+            network=network,
+            params=plus(params, tree_like(params, rng, 0.2)),
+            state=state,
+            optimizer=optimizer,
+            optimizer_state=memory,
+            lr=np.array([0.05, 0.2, 0.5], dtype),
+            x=rng.standard_normal((1, examples, *image)).astype(dtype),
+            targets=np.eye(3, dtype=dtype)[rng.integers(0, 3, (1, examples))],
+            taps=empty,
+            grads=empty,
+            before=None,
+        )
+    )
+    return measured(before, params=params, before=before.taps)
+
+
+def select(s: Snapshot, runs: list[int]) -> Snapshot:
+    at = np.array(runs)
+    trees: dict[str, Any] = {
+        name: select_runs(getattr(s, name), at) for name in ("params", "state", "optimizer_state", "grads")
+    }
+    taps = {name: tap[at] for name, tap in s.taps.items()}
+    before = s.before and {name: tap[at] for name, tap in s.before.items()}
+    return replace(s, **trees, lr=s.lr[at], taps=taps, before=before)
+
+
+def alone(s: Snapshot) -> Iterator[tuple[int, Snapshot]]:
+    for r in range(len(s.lr)):
+        yield r, select(s, [r])
+
+
+def read(name: str, s: Snapshot) -> Reading:
+    with as_in_training():
+        return DIAGNOSTICS[name](s)
+
+
+def columns(reading: Reading) -> dict[str, Array]:
+    return {**reading.curve, **reading.layers, **reading.units}
+
+
+def weight_layers(s: Snapshot) -> list[str]:
+    return [name for name, arrays in s.params.items() if "W" in arrays]
+
+
+def norm(tree: Params) -> float:
+    return math.sqrt(sum(float((a * a).sum()) for arrays in tree.values() for a in arrays.values()))
+
+
+def test_every_entry_has_its_columns_in_their_shapes() -> None:
+    layers: dict[str, tuple[str, ...]] = {
+        "percentiles": ("p15", "p50", "p85"),
+        "inactive": ("inactive",),
+        "gradients": ("gradient_norm",),
+        "units": (),
+        "drift": ("drift_wasserstein", "drift_mean", "drift_std"),
+        "covariate_shift": ("shift_norm", "shift_cosine"),
+        "jacobian": ("jacobian_min", "jacobian_median", "jacobian_max"),
+        "landscape": (),
+    }
+    ranges = ("loss_min", "loss_max", "gradient_min", "gradient_max", "smoothness")
+    curve = {"gradients": ("gradient_ratio",), "landscape": tuple(f"landscape_{name}" for name in ranges)}
+    assert layers.keys() == DIAGNOSTICS.keys()
+    for network, nonlinearities, units in ((NETWORKS["relu"], 3, 6), (NETWORKS["cnn"], 2, 3 * 2 * 2)):
+        for s in (take(network), replace(take(network), before=None), select(take(network), [1])):
+            runs = len(s.lr)
+            for name in DIAGNOSTICS:
+                reading, depth = read(name, s), nonlinearities + (name == "covariate_shift")
+                assert {k: v.shape for k, v in reading.curve.items()} == dict.fromkeys(curve.get(name, ()), (runs,))
+                assert {k: v.shape for k, v in reading.layers.items()} == dict.fromkeys(layers[name], (runs, depth))
+                found = {k: v.shape for k, v in reading.units.items()}
+                assert found == (dict.fromkeys(("p15", "p50", "p85"), (runs, units)) if name == "units" else {})
+
+
+SIZES = {name: (network, 4) for name, network in NETWORKS.items()}
+for name, normalisation in {"paper": None, "paper, batch norm": BatchNorm}.items():  # BLAS takes other paths there
+    SIZES[name] = mlp([100, 100, 100], 3, xavier, Sigmoid, normalisation), 28
+
+
+@pytest.mark.parametrize(("network", "side"), SIZES.values(), ids=SIZES)
+@each_diagnostic
+def test_a_run_alone_reads_the_bits_of_the_run_in_a_group(network: Network, diagnostic: str, side: int) -> None:
+    s = take(network, OPTIMIZERS["momentum"], np.float32, side)
+    together = columns(read(diagnostic, s))
+    for r, own in alone(s):
+        for name, value in columns(read(diagnostic, own)).items():
+            assert value.tobytes() == together[name][[r]].tobytes(), name
+
+
+@each_network
+@each_optimizer
+@each_diagnostic
+def test_a_diagnostic_changes_nothing_it_is_given(network: Network, optimizer: Optimizer, diagnostic: str) -> None:
+    s = take(network, optimizer)
+    before = [a.tobytes() for a in arrays_of(s)]
+    first, again = columns(read(diagnostic, s)), columns(read(diagnostic, s))  # writing into s would raise
+    assert [a.tobytes() for a in arrays_of(s)] == before
+    assert {name: v.tobytes() for name, v in first.items()} == {name: v.tobytes() for name, v in again.items()}
+
+
+@each_network
+@each_diagnostic
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_diverging_run_raises_nothing_and_leaves_the_others_alone(
+    network: Network, diagnostic: str, value: float
+) -> None:
+    s = take(network, OPTIMIZERS["momentum"], np.float32)
+    params = copy_tree(s.params)
+    for name in weight_layers(s):
+        params[name]["W"][1] = value
+    with as_in_training():
+        spoilt = measured(s, params=params)
+    healthy = columns(read(diagnostic, s))
+    for name, column in columns(read(diagnostic, spoilt)).items():
+        assert column[[0, 2]].tobytes() == healthy[name][[0, 2]].tobytes(), name
+
+
+@each_network
+def test_percentiles_and_units_equal_those_of_numpy_run_by_run(network: Network) -> None:
+    s = take(network)
+    layers, units = read("percentiles", s).layers, read("units", s).units
+    for q in PERCENTILES:
+        for r in range(3):
+            for i, tap in enumerate(s.taps.values()):
+                np.testing.assert_allclose(layers[f"p{q}"][r, i], np.percentile(tap[r], q), rtol=1e-13)
+            last = tap[r].reshape(len(tap[r]), -1)
+            for d in range(last.shape[1]):
+                np.testing.assert_allclose(units[f"p{q}"][r, d], np.percentile(last[:, d], q), rtol=1e-13)
+
+
+@each_network
+def test_inactive_counts_saturated_outputs_and_dead_units(network: Network) -> None:
+    s = take(network)
+    s = replace(s, taps={name: 4 * tap - 3 for name, tap in s.taps.items()})  # so that there are some
+    result = read("inactive", s).layers["inactive"]
+    for i, (name, tap) in enumerate(s.taps.items()):
+        for r in range(3):
+            x = tap[r].reshape(len(tap[r]), -1)
+            if isinstance(network.layers[name], ReLU):
+                counted = [all(v <= 0 for v in x[:, d]) for d in range(x.shape[1])]
+            else:
+                counted = [not 0.05 <= 1 / (1 + math.exp(-v)) <= 0.95 for v in x.flat]
+            np.testing.assert_allclose(result[r, i], sum(counted) / len(counted), rtol=1e-14)
+    assert 0 < result.mean() < 1
+
+
+@each_network
+def test_gradients_are_the_norms_of_the_weights_before_each_nonlinearity(network: Network) -> None:
+    s = take(network)
+    reading = read("gradients", s)
+    *hidden, logits = weight_layers(s)
+    assert logits == "logits"
+    for r in range(3):
+        expected = [math.sqrt(sum(v * v for v in s.grads[name]["W"][r].flat)) for name in hidden]
+        np.testing.assert_allclose(reading.layers["gradient_norm"][r], expected, rtol=1e-13)
+        np.testing.assert_allclose(reading.curve["gradient_ratio"][r], expected[0] / expected[-1], rtol=1e-13)
+
+
+def slow_drift(s: Snapshot) -> dict[str, Array]:
+    assert s.before is not None
+    found = np.full((3, len(s.lr), len(s.taps)), np.nan)
+    for (i, name), r in ((pair, r) for pair in enumerate(s.taps) for r in range(len(s.lr))):
+        now, before = (a[name][r].reshape(len(a[name][r]), -1).T for a in (s.taps, s.before))
+        moved = [
+            (
+                wasserstein_distance(a, b) / np.std(b),
+                abs(np.mean(a) - np.mean(b)) / np.std(b),
+                abs(math.log(np.std(a) / np.std(b))),
+            )
+            for a, b in zip(now, before, strict=True)
+            if len(set(a)) > 1 and len(set(b)) > 1
+        ]
+        if moved:
+            found[:, r, i] = np.mean(moved, axis=0)
+    return dict(zip(("drift_wasserstein", "drift_mean", "drift_std"), found, strict=True))
+
+
+def assert_columns(found: dict[str, Array], expected: dict[str, Array], tolerance: float = 1e-11) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=tolerance, atol=tolerance / 100, err_msg=name)
+
+
+@each_network
+def test_drift_is_the_mean_over_units_of_what_scipy_finds(network: Network) -> None:
+    s = take(network)
+    expected = slow_drift(s)
+    assert all((value > 0).all() for value in expected.values())
+    assert_columns(columns(read("drift", s)), expected)
+
+
+@pytest.mark.parametrize("when", ["taps", "before"])
+@pytest.mark.parametrize("value", [0.0, 0.5, 0.1])
+def test_drift_leaves_out_units_that_do_not_vary(when: str, value: float) -> None:
+    s = take(NETWORKS["relu"])
+    constant: Any = {name: tap.copy() for name, tap in getattr(s, when).items()}
+    constant["nonlinearity1"][0, :, 2] = value
+    constant["nonlinearity2"][1, :, :3] = value
+    constant["nonlinearity3"][2] = value  # no unit is left
+    changed: dict[str, Any] = {when: constant}
+    s = replace(s, **changed)
+    expected = slow_drift(s)
+    for column in expected.values():
+        assert np.argwhere(np.isnan(column)).tolist() == [[2, 2]]
+    assert_columns(columns(read("drift", s)), expected)
+
+
+def test_drift_is_nan_at_the_first_measurement_and_zero_where_nothing_moved() -> None:
+    s = take(NETWORKS["relu"])
+    for column in columns(read("drift", replace(s, before=None))).values():
+        np.testing.assert_array_equal(column, np.full((3, 3), np.nan))
+    for column in columns(read("drift", replace(s, before=s.taps))).values():
+        np.testing.assert_array_equal(column, np.zeros((3, 3)))
+
+
+def test_drift_of_a_hand_worked_shift_and_stretch() -> None:
+    # From ±1 to 3 ± e: by 3 in the mean, by 1 in log σ; the halves by 3 ± (e − 1), the same way, so by 3 on average.
+    s, sign = take(mlp([2], 3, xavier, ReLU, None)), np.tile([[1.0], [-1.0]], (3, 8, 2))
+    s = replace(s, taps={"nonlinearity1": 5 * (3 + math.e * sign)}, before={"nonlinearity1": 5 * sign})
+    found = columns(read("drift", s))
+    for name, expected in {"drift_wasserstein": 3, "drift_mean": 3, "drift_std": 1}.items():
+        np.testing.assert_allclose(found[name], np.full((3, 1), expected), rtol=1e-14)
+
+
+def slow_step(s: Snapshot) -> Params:
+    """The parameters after one update, by the formula of each optimiser."""
+    updated, optimizer = copy_tree(s.params), s.optimizer
+    for layer, arrays in updated.items():
+        for name, p in arrays.items():
+            for r, lr in enumerate(s.lr):
+                g = s.grads[layer][name][r] + (getattr(optimizer, "weight_decay", 0) * p[r] if name == "W" else 0)
+                if isinstance(optimizer, Momentum):
+                    p[r] += optimizer.momentum * s.optimizer_state[layer][name][r] - lr * g
+                elif isinstance(optimizer, Adagrad):
+                    p[r] -= lr * g / (np.sqrt(s.optimizer_state[layer][name][r] + g**2) + optimizer.eps)
+                else:
+                    p[r] -= lr * g
+    return updated
+
+
+def gradient_at(s: Snapshot, params: Params) -> tuple[Array, Params]:
+    logits, _, backward = s.network.forward(params, s.state, s.x, train=True)
+    loss, dlogits = softmax_cross_entropy(logits, s.targets)
+    return loss, backward(dlogits)
+
+
+@each_network
+@each_optimizer
+def test_covariate_shift_is_definition_2_1(network: Network, optimizer: Optimizer) -> None:
+    s = take(network, optimizer)
+    names, order = weight_layers(s), list(s.params)
+    norms, cosines = np.empty((2, 3, len(names)))
+    for r, own in alone(s):
+        old, new = own.params, slow_step(own)
+        for i, name in enumerate(names):
+            before = gradient_at(own, old)[1][name]["W"].ravel()
+            mixed = {layer: (new if order.index(layer) < order.index(name) else old)[layer] for layer in order}
+            after = gradient_at(own, mixed)[1][name]["W"].ravel()
+            norms[r, i] = np.linalg.norm(before - after)
+            cosines[r, i] = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
+    found = columns(read("covariate_shift", s))
+    assert_columns(found, {"shift_norm": norms, "shift_cosine": cosines}, 1e-9)
+    assert (found["shift_norm"][:, 0] == 0).all()
+    np.testing.assert_allclose(found["shift_cosine"][:, 0], 1, rtol=1e-15)
+    assert (found["shift_norm"][:, 1:] > 1e-6).all()
+
+
+@each_network
+@each_optimizer
+def test_a_step_is_the_optimisers_own_with_its_memory(network: Network, optimizer: Optimizer) -> None:
+    s = take(network, optimizer)
+    stepped, expected = s.after_a_step(), slow_step(s)
+    for layer, arrays in expected.items():
+        for name, p in arrays.items():
+            np.testing.assert_allclose(stepped[layer][name], p, rtol=1e-12, atol=1e-13)
+
+
+@each_network
+def test_a_gradient_at_the_parameters_as_they_are_is_that_of_the_measurement(network: Network) -> None:
+    s = take(network)
+    for layer, arrays in s.gradient(s.params)[1].items():
+        for name, g in arrays.items():
+            np.testing.assert_array_equal(g, s.grads[layer][name])
+
+
+def slow_jacobian(s: Snapshot, r: int, tap: str, weights: str) -> Array:
+    x, w = s.taps[tap][r], s.params[weights]["W"][r]
+    if isinstance(s.network.layers[tap], ReLU):
+        y, slope = np.where(x > 0, x, 0), np.where(x > 0, 1.0, 0.0)
+    else:
+        y = 1 / (1 + np.exp(-x))
+        slope = np.exp(-x) / (1 + np.exp(-x)) ** 2
+    jacobian = np.empty(w.shape)
+    for i, j in np.ndindex(w.shape):
+        h = sum(y[:, k] * w[k, j] for k in range(len(w)))
+        jacobian[i, j] = np.std(x[:, i]) * np.mean(slope[:, i]) * w[i, j] / np.std(h)
+    return jacobian
+
+
+@each_mlp
+def test_jacobian_is_of_each_nonlinearity_and_the_weights_behind_it(network: Network) -> None:
+    s = take(network)
+    expected = np.full((3, 3, 3), np.nan)
+    for r, i in np.ndindex(3, 2):
+        values = np.linalg.svd(slow_jacobian(s, r, f"nonlinearity{i + 1}", f"dense{i + 2}"), compute_uv=False)
+        expected[:, r, i] = values.min(), np.median(values), values.max()
+    names = ("jacobian_min", "jacobian_median", "jacobian_max")
+    assert_columns(columns(read("jacobian", s)), dict(zip(names, expected, strict=True)), 1e-10)
+
+
+def test_jacobian_is_nan_where_the_layers_between_are_not_fully_connected() -> None:
+    for column in columns(read("jacobian", take(NETWORKS["cnn"]))).values():
+        np.testing.assert_array_equal(column, np.full((3, 2), np.nan))
+    mixed: dict[str, Layer] = {"conv": Conv2D(2, 3, xavier), "relu1": ReLU(), "flatten": Flatten()}
+    mixed |= {"dense2": Dense(5, xavier), "relu2": ReLU(), "dense3": Dense(4, xavier), "relu3": ReLU()}
+    s = take(Network({**mixed, "logits": Dense(3, xavier)}))
+    expected = [np.linalg.svd(slow_jacobian(s, r, "relu2", "dense3"), compute_uv=False) for r in range(3)]
+    found = columns(read("jacobian", s))
+    for column in found.values():
+        assert np.isnan(column).tolist() == [[True, False, True]] * 3
+    np.testing.assert_allclose(found["jacobian_max"][:, 1], [v[0] for v in expected], rtol=1e-12)
+    np.testing.assert_allclose(found["jacobian_min"][:, 1], [v[-1] for v in expected], rtol=1e-10)
+
+
+@pytest.mark.parametrize("activation", [Sigmoid, ReLU])
+@pytest.mark.parametrize("factors", [[7.0, 7.0, 7.0, 7.0], [7.0, 0.2, 3.0, 50.0]], ids=["layer", "unit by unit"])
+def test_with_batch_norm_the_scale_of_the_weights_is_nothing_to_the_jacobian(
+    activation: Any, factors: list[float]
+) -> None:
+    # Section 3.3: BN((aW)u) = BN(Wu).
+    s = take(mlp([5, 4, 6], 3, xavier, activation, lambda: BatchNorm(eps=0)))
+    scaled = copy_tree(s.params)
+    scaled["dense2"]["W"] *= factors
+    found = columns(read("jacobian", measured(s, params=scaled)))
+    assert_columns(found, columns(read("jacobian", s)), 1e-10)
+    without = take(NETWORKS["sigmoid"])
+    scaled = copy_tree(without.params)
+    scaled["dense2"]["W"] *= factors
+    after, before = (columns(read("jacobian", t))["jacobian_max"] for t in (measured(without, params=scaled), without))
+    assert (np.abs(after[:, 1] / before[:, 1] - 1) > 1e-3).all()
+
+
+@each_network
+@each_optimizer
+def test_landscape_is_the_range_over_steps_along_the_gradient(network: Network, optimizer: Optimizer) -> None:
+    s = take(network, optimizer)
+    assert (min(LANDSCAPE_STEPS), max(LANDSCAPE_STEPS)) == (0.5, 4)
+    rows: list[list[float]] = []
+    for _, own in alone(s):
+        (lr,), (_, here) = own.lr, gradient_at(own, own.params)
+        losses, changes, smoothness = [], [], []
+        for multiple in LANDSCAPE_STEPS:
+            step = scaled(here, -multiple * lr)
+            loss, there = gradient_at(own, plus(own.params, step))
+            losses.append(float(loss[0]))
+            changes.append(norm(plus(here, scaled(there, -1))))
+            smoothness.append(changes[-1] / norm(step))
+        rows.append([min(losses), max(losses), min(changes), max(changes), max(smoothness)])
+    names = [f"landscape_{n}" for n in ("loss_min", "loss_max", "gradient_min", "gradient_max", "smoothness")]
+    assert_columns(columns(read("landscape", s)), dict(zip(names, np.transpose(rows), strict=True)), 1e-9)
+
+
+def scaled(tree: Params, factor: float) -> Params:
+    return {layer: {name: factor * a for name, a in arrays.items()} for layer, arrays in tree.items()}
+
+
+@pytest.mark.parametrize("network", [NETWORKS["sigmoid"], NETWORKS["sigmoid, batch norm"], NETWORKS["cnn, batch norm"]])
+def test_smoothness_at_a_tiny_rate_is_the_curvature_along_the_gradient(network: Network) -> None:
+    s = replace(take(network), lr=np.array([1e-6, 1e-5, 2e-5]))
+    found = columns(read("landscape", s))
+    for r, own in alone(s):
+        loss, g = gradient_at(own, own.params)
+        above, below = (gradient_at(own, plus(own.params, scaled(g, eps)))[1] for eps in (1e-4, -1e-4))
+        curvature = norm(plus(above, scaled(below, -1))) / 2e-4 / norm(g)  # ‖H g‖ / ‖g‖
+        np.testing.assert_allclose(found["landscape_smoothness"][r], curvature, rtol=1e-3)
+        for multiple, name in ((0.5, "min"), (4, "max")):  # the gradient changes in proportion to the step
+            change = multiple * own.lr[0] * norm(g) * curvature
+            np.testing.assert_allclose(found[f"landscape_gradient_{name}"][r], change, rtol=1e-3)
+        for multiple, name in ((0.5, "max"), (4, "min")):  # and the loss falls by η ‖∇L‖²
+            fall = loss[0] - found[f"landscape_loss_{name}"][r]
+            np.testing.assert_allclose(fall, multiple * own.lr[0] * norm(g) ** 2, rtol=1e-3)

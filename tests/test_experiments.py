@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from runs import settings
 
 from bnrepro.config import Compute
+from bnrepro.errors import InputError
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
@@ -39,7 +40,10 @@ def results_of(runs: list[dict[str, Any]]) -> Results:
         rows.append(defaults | ending | {"test_accuracy": accuracy} | run)
         curves += [{"run_id": str(number), "step": step, "test_accuracy": value} for step, value in curve.items()]
     return Results(
-        pd.DataFrame(rows), pd.DataFrame(curves, columns=["run_id", "step", "test_accuracy"]), pd.DataFrame()
+        pd.DataFrame(rows),
+        pd.DataFrame(curves, columns=["run_id", "step", "test_accuracy"]),
+        layers=pd.DataFrame(),
+        units=pd.DataFrame(),
     )
 
 
@@ -136,7 +140,7 @@ def test_covariate_shift_by_hand() -> None:
         *layer_rows("x", 1, [(0, 0, 1, 2, 0.0), (9, 0, 1, 2, 0.0)]),
         *layer_rows("w", 1, [(0, 0, 1, 2, 0.0), (9, 0, 1, 2, 0.0)]),
     ]
-    table = covariate_shift.score(Results(pd.DataFrame(runs), pd.DataFrame(), pd.DataFrame(layers)))
+    table = covariate_shift.score(Results(pd.DataFrame(runs), pd.DataFrame(), pd.DataFrame(layers), pd.DataFrame()))
     assert table.index.names == ["activation", "norm", "layer"]
     assert dict(zip(table.index, table.to_numpy().tolist(), strict=True)) == {
         ("sigmoid", "none", 1): [0.625, 1.5, 0.5],  # the mean of y and z
@@ -181,10 +185,8 @@ PARTS = {
 
 def part_of(results: Results, condition: str) -> Results:
     runs = results.runs.query(condition).reset_index(drop=True)
-    curves, layers = (
-        t[t["run_id"].isin(runs["run_id"])].reset_index(drop=True) for t in (results.curves, results.layers)
-    )
-    return Results(runs, curves, layers)
+    measured = (results.curves, results.layers, results.units)
+    return Results(runs, *(t[t["run_id"].isin(runs["run_id"])].reset_index(drop=True) for t in measured))
 
 
 def check(figure: Figure) -> None:
@@ -278,3 +280,16 @@ def test_bands_of_percentiles_are_drawn_per_norm_and_layer(trained: Results) -> 
     lines = figures["percentiles-relu"].axes[3].get_lines()
     for line, name in zip(lines, ("p15", "p85", "p50"), strict=True):
         np.testing.assert_array_equal(line.get_ydata(), shown[name].median())
+
+
+def test_covariate_shift_leaves_out_the_logits_that_other_diagnostics_add_and_asks_for_percentiles() -> None:
+    runs = pd.DataFrame([{"run_id": "a", "activation": "relu", "norm": "none", "lr": 0.1, "seed": 0}])
+    rows = [{"run_id": "a", "step": step, "layer": 1, "p15": -1.0, "p50": 0.0, "p85": 1.0} for step in (0, 5)]
+    logits = [{"run_id": "a", "step": step, "layer": 2, "shift_norm": 1.0} for step in (0, 5)]
+    layers = pd.DataFrame([row | {"inactive": 0.0} for row in rows] + logits)
+    results = Results(runs, pd.DataFrame(), layers, pd.DataFrame())
+    assert covariate_shift.score(results).index.tolist() == [("relu", "none", 1)]
+    (figure,) = covariate_shift.figures(results).values()
+    assert len(figure.axes) == 1
+    with pytest.raises(InputError, match="diagnostics: must have percentiles"):
+        covariate_shift.score(Results(runs, pd.DataFrame(), layers.drop(columns="p50"), pd.DataFrame()))

@@ -45,6 +45,28 @@ def store(tmp_path: Path) -> Store:
 # Round trip
 
 
+def test_measures_that_a_table_has_not_seen_become_its_columns(store: Store) -> None:
+    store.add([a_result(0.1)])
+    curves = [{"step": 0, "train_loss": 1.0, "landscape_smoothness": 3.0}]
+    layers = [{"step": 0, "layer": 1, "p50": 2.0}, {"step": 0, "layer": 2, "shift_norm": 4.0}]
+    units = [{"step": 0, "unit": n, "p50": float(n)} for n in (1, 2, 3)]
+    newer = a_result(0.2, curves=curves, layers=layers, units=units)
+    store.add([newer])
+    loaded = store.load([newer.config.run_id])
+    assert loaded.curves["landscape_smoothness"].tolist() == [3.0]
+    assert loaded.layers["p50"].tolist()[0] == 2.0
+    assert loaded.layers["shift_norm"].isna().tolist() == [True, False]
+    assert loaded.units.to_dict("list") == {
+        "run_id": [newer.config.run_id] * 3,
+        "step": [0, 0, 0],
+        "unit": [1, 2, 3],
+        "p50": [1.0, 2.0, 3.0],
+    }
+    older = store.load([a_result(0.1).config.run_id])
+    assert older.curves["landscape_smoothness"].isna().all()
+    assert older.layers["p15"].notna().all()
+
+
 def test_what_is_added_is_loaded(store: Store) -> None:
     result = a_result(provenance={"blas": "openblas 1", "blas_kernel": "Zen", "blas_threads": 1, "machine": "m"})
     store.add([result])

@@ -86,7 +86,10 @@ def test_equal_runs_are_one_run(grid: dict[str, Any], rates: list[float]) -> Non
         ({"seed": 3}, "sweep.grid.seed=3: must be a list of at least one value"),
         ({"model": {"norm": "batch"}}, "sweep.grid.model.norm=batch: must be a list of at least one value"),
         ({"model": None}, "sweep.grid.model=null: must be a list of at least one value"),
-        ({"foo": [1]}, "foo=1: no such key; known are dataset, model, optimizer, lr_schedule, train, seed"),
+        (
+            {"foo": [1]},
+            "foo=1: no such key; known are dataset, model, optimizer, lr_schedule, train, diagnostics, seed",
+        ),
         ({"model": {"foo": [1]}}, "model.foo=1: no such key; known are activation, norm"),
         ({"model": {"init": {"foo": [1]}}}, "model.init.foo=1: no such key; known are scheme, std"),
         ({"foo": {"bar": [1]}}, 'foo={"bar": 1}: no such key; known are dataset, model'),
@@ -422,3 +425,14 @@ def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], mon
     err = capsys.readouterr().err
     assert re.search(r"100%.*2/2", err)
     assert " runs, " not in err
+
+
+def test_diagnostics_of_a_run_are_recorded_in_their_tables() -> None:
+    run = a_run({"diagnostics": ["units", "landscape", "covariate_shift"], "train.steps": 2})
+    (result,) = train_group([run], load_data([run])[run.dataset])
+    assert result.status == "done"
+    assert [(row["step"], row["unit"]) for row in result.units[:8]] == [(0, n) for n in range(1, 9)]
+    assert set(result.units[0]) == {"step", "unit", "p15", "p50", "p85"}
+    assert {"train_loss", "landscape_smoothness"} < set(result.curves[0])
+    assert [row["layer"] for row in result.layers[:2]] == [1, 2]  # the hidden layer and the logits
+    assert set(result.layers[0]) == {"step", "layer", "shift_norm", "shift_cosine"}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, minibatches
+from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
 from bnrepro.layers import Array, Arrays, Backward, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
 from bnrepro.network import Network, cnn, mlp, stack_runs
 from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, Params, StepDecay
@@ -37,6 +38,7 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 CONSTANT = Constant()
+DEFAULT = tuple(DIAGNOSTICS[name] for name in ("percentiles", "inactive", "gradients"))
 SCHEDULE = Schedule(steps=25, batch_size=12, measurements=5, probe_examples=40, eval_examples=300)
 
 
@@ -95,6 +97,8 @@ def collect(runs: int, events: Iterable[Event]) -> list[Run]:
             else:
                 scalars = ("train_loss", "test_accuracy", "gradient_norm")
                 row = {name: getattr(event, name)[i] for name in scalars}
+                row |= {name: values[i] for name, values in event.curve.items()}
+                row |= {f"unit {name}": values[i].sum() for name, values in event.units.items()}
                 for number, layer in enumerate(event.layers, start=1):
                     row |= {f"{name} {number}": values[i] for name, values in layer.items()}
                 result[r].curve[event.step] = row
@@ -113,6 +117,7 @@ class Group:
     optimizer: str = "sgd"
     schedule: Schedule = SCHEDULE
     lr_schedule: Callable[[int], float] = CONSTANT
+    diagnostics: Sequence[Diagnostic] = DEFAULT
     dtype: Any = np.float32
 
     def network(self, r: int) -> Network:
@@ -129,6 +134,7 @@ class Group:
                 DATA,
                 self.schedule,
                 self.lr_schedule,
+                self.diagnostics,
                 self.dtype,
             )
         )
@@ -291,6 +297,8 @@ def test_measurements_equal_a_slow_recomputation(activation: str, norm: str) -> 
             expected |= {f"p{q} {i}": np.percentile(z, q) for q in (15, 50, 85)}
             expected[f"inactive {i}"] = nonlinearity.inactive(z)[0]
             expected[f"gradient_norm {i}"] = math.sqrt((grads[f"dense{i}"]["W"] ** 2).sum())
+        with np.errstate(invalid="ignore"):  # where all units are dead
+            expected["gradient_ratio"] = np.divide(expected["gradient_norm 1"], expected["gradient_norm 2"])
         assert row.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(row[name], value, rtol=1e-9, err_msg=f"{name} at step {step}")
@@ -385,7 +393,7 @@ def initial_weights_and_batches(
 ) -> tuple[list[Array], list[Array]]:
     spy, optimizer = SpyFlatten([]), SpySGD(initial=[], weight_decay=0)
     network = Network({**Group([seed], [rate], [1.0], activation, norm).network(0).layers, "flatten": spy})
-    list(train([network], optimizer, [rate], [seed], DATA, SCHEDULE, CONSTANT))
+    list(train([network], optimizer, [rate], [seed], DATA, SCHEDULE, CONSTANT, DEFAULT))
     (params,) = optimizer.initial
     return [layer["W"] for layer in params.values() if "W" in layer], spy.batches
 
@@ -406,7 +414,7 @@ def test_each_run_of_a_group_sees_the_mini_batches_of_its_own_seed() -> None:
     spy = SpyFlatten([])
     group = Group([4, 9, 4], [0.1, 1e6, 0.1], [1.0] * 3, "relu")
     networks = [Network({**group.network(r).layers, "flatten": spy}) for r in range(3)]
-    list(train(networks, SGD(weight_decay=0), group.rates, group.seeds, DATA, SCHEDULE, CONSTANT))
+    list(train(networks, SGD(weight_decay=0), group.rates, group.seeds, DATA, SCHEDULE, CONSTANT, DEFAULT))
     alone = {seed: initial_weights_and_batches(seed)[1] for seed in (4, 9)}
     for step, x in enumerate(spy.batches):
         seeds = [4, 9, 4] if step < 2 else [4, 4]  # the middle run diverges at step 1
@@ -481,3 +489,26 @@ def test_a_rate_too_large_for_float32_diverges_without_a_warning() -> None:
     huge, fine = Group([0, 0], [1e39, 0.1], [0.5, 0.5]).train()
     assert huge.diverged is not None
     assert fine.diverged is None
+
+
+@each_activation
+@each_norm
+def test_curves_are_the_same_to_the_bit_with_all_diagnostics_on_and_all_off(activation: str, norm: str) -> None:
+    off = Group(DIVERGING.seeds, DIVERGING.rates, DIVERGING.stds, activation, norm, "momentum", diagnostics=())
+    on = replace(off, diagnostics=tuple(DIAGNOSTICS.values()))
+    for a, b in zip(off.train(), on.train(), strict=True):
+        assert (a.diverged, a.accuracy, list(a.curve)) == (b.diverged, b.accuracy, list(b.curve))
+        for step, row in a.curve.items():
+            assert set(row) == {"train_loss", "test_accuracy", "gradient_norm"}
+            for name, value in row.items():
+                assert np.isnan(value) if np.isnan(b.curve[step][name]) else value == b.curve[step][name]
+
+
+@each_norm
+def test_all_diagnostics_of_a_run_alone_give_the_bits_of_the_run_in_a_group(norm: str) -> None:
+    group = replace(DIVERGING, norm=norm, diagnostics=tuple(DIAGNOSTICS.values()))
+    together = group.train()
+    for r, run in enumerate(together):
+        assert group.train(r)[0].bits() == run.bits()
+    names = {"drift_mean 2", "shift_cosine 3", "jacobian_max 1", "landscape_smoothness", "gradient_ratio", "unit p50"}
+    assert names <= set(together[0].curve[25])
