@@ -113,8 +113,8 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _only(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: options[key]} if key in options else {}
+def _only(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: options[key] for key in keys if key in options}
 
 
 def spell(value: Any) -> str:
@@ -295,15 +295,16 @@ class RunConfig:
         optimizer = settings.get("optimizer")
         if isinstance(optimizer, Mapping):  # the learning rate is a run's own, the rest its optimiser's
             optimizer = {key: value for key, value in optimizer.items() if key != "lr"}
+        plain = typed(_Plain, _only(settings, "diagnostics", "seed"), "")
         run = cls(
             dataset=Named.parse(DATASETS, settings.get("dataset"), "dataset"),
             model=Named.parse(MODELS, settings.get("model"), "model"),
             optimizer=Named.parse(OPTIMIZERS, optimizer, "optimizer"),
-            lr=typed(_Rate, _only("lr", settings["optimizer"]), "optimizer").lr,
+            lr=typed(_Rate, _only(settings["optimizer"], "lr"), "optimizer").lr,
             lr_schedule=Named.parse(SCHEDULES, settings.get("lr_schedule"), "lr_schedule"),
             train=typed(Train, settings.get("train"), "train"),
-            diagnostics=sorted({*typed(_Diagnostics, _only("diagnostics", settings), "").diagnostics}),
-            seed=typed(_Seed, _only("seed", settings), "").seed,
+            diagnostics=sorted({*plain.diagnostics}),
+            seed=plain.seed,
         )
         model = run.model.value
         if run.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
@@ -346,17 +347,13 @@ class _Rate:
 
 
 @dataclass(frozen=True)
-class _Diagnostics:
+class _Plain:
     diagnostics: list[str]
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # what SQLite can hold
 
     def __post_init__(self) -> None:
         for name in self.diagnostics:
             find(DIAGNOSTICS, name, "diagnostics")
-
-
-@dataclass(frozen=True)
-class _Seed:
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # what SQLite can hold
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
@@ -384,7 +381,7 @@ class Settings:
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
             grid=typed(_Sweep, composed["sweep"], "sweep").grid if "sweep" in composed else None,
-            results_dir=_folder(typed(_Place, _only("results_dir", composed), "").results_dir),
+            results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
             compute=typed(Compute, composed.get("compute"), "compute"),
         )
 

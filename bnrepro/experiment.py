@@ -59,6 +59,8 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
     with figures.look():
         drawn = experiment.figures(results)
         paths = [path for stem, figure in drawn.items() for path in figures.save(figure, folder, stem)]
-    table.to_csv(folder / "score.csv")
-    for path in (*paths, folder / "score.csv"):
+    paths.append(folder / "score.csv")
+    with figures.whole(paths[-1]) as partial:
+        table.to_csv(partial)
+    for path in paths:
         print(os.path.relpath(path))

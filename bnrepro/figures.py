@@ -60,14 +60,21 @@ def line_with_range(ax: Axes, values: pd.Series, by: str, **style: Any) -> None:
     ax.fill_between(low.index, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to in place of ``path``, which gets the file when it is whole and never a torn one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    partial.replace(path)
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg, with nothing in them that depends on when or where."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
-        partial.replace(path)
+        with whole(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
     return paths
 
 

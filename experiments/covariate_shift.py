@@ -27,7 +27,8 @@ def score(results: Results) -> pd.DataFrame:
 
     - drift of the median: how far p50 travelled, summed over the measured steps, in units of p85 − p15 at that step;
     - spread: p85 − p15 at the last measured step over that at step 0;
-    - inactive: share of saturated outputs (sigmoid) or dead units (ReLU) at the last measured step.
+    - inactive: share of saturated outputs (sigmoid) or dead units (ReLU) at the last measured step; NaN without that
+      diagnostic.
     """
     rows = []
     for (run_id, layer), path in _percentiles(results).sort_values("step").groupby(["run_id", "layer"]):
@@ -52,9 +53,11 @@ def score(results: Results) -> pd.DataFrame:
 
 def _percentiles(results: Results) -> pd.DataFrame:
     """The rows of table ``layers`` that hold percentiles: other diagnostics may have added the layer of the logits."""
-    if "p50" not in results.layers:
+    measured = [*results.layers, *({"p50", "inactive"} - {*results.layers})]
+    layers = results.layers.reindex(columns=measured).dropna(subset="p50")
+    if layers.empty:
         raise InputError("diagnostics: must have percentiles among them for covariate_shift to be shown")
-    return results.layers.dropna(subset="p50")
+    return layers
 
 
 def figures(results: Results) -> dict[str, Figure]:

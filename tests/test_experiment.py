@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from runs import a_run, settings
 
@@ -102,3 +103,25 @@ def test_a_sweep_without_an_experiment_says_where_its_runs_are(
     assert capsys.readouterr().out == (
         f"no experiments/nothing.py, so no table and no figure; the runs are in {tmp_path}\n"
     )
+
+
+def test_an_experiment_may_have_no_figures_and_its_table_is_never_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bare.py").write_text(MINE.partition("def figures")[0] + "def figures(results):\n    return {}\n")
+    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+    runs = expand(settings(), {"optimizer": {"lr": [0.1, 0.2]}})
+    folder = tmp_path / "results"
+    Store(folder, create=True).add([RunResult(run, test_accuracy=run.lr) for run in runs])
+    show("bare", runs, folder, ["train.steps=20"])
+    drawn = folder / "train.steps=20"
+    before = (drawn / "score.csv").read_bytes()
+
+    def killed(table: pd.DataFrame, path: Path) -> None:
+        path.write_text("half a ta")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        show("bare", runs, folder, ["train.steps=20"])
+    assert (drawn / "score.csv").read_bytes() == before

@@ -293,3 +293,15 @@ def test_covariate_shift_leaves_out_the_logits_that_other_diagnostics_add_and_as
     assert len(figure.axes) == 1
     with pytest.raises(InputError, match="diagnostics: must have percentiles"):
         covariate_shift.score(Results(runs, pd.DataFrame(), layers.drop(columns="p50"), pd.DataFrame()))
+
+
+def test_covariate_shift_needs_no_diagnostic_but_percentiles() -> None:
+    runs = pd.DataFrame([{"run_id": "a", "activation": "relu", "norm": "none", "lr": 0.1, "seed": 0}])
+    rows = [{"run_id": "a", "step": step, "layer": 1, "p15": -1.0, "p50": 0.0, "p85": 1.0} for step in (0, 5)]
+    table = covariate_shift.score(Results(runs, pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame()))
+    assert table.columns.tolist() == ["drift of the median", "spread, last / first", "inactive"]
+    assert table["inactive"].isna().all()
+    # The column may be there for the sake of other runs of the store.
+    without = pd.DataFrame(rows).assign(p50=math.nan)
+    with pytest.raises(InputError, match="diagnostics: must have percentiles"):
+        covariate_shift.score(Results(runs, pd.DataFrame(), without, pd.DataFrame()))
