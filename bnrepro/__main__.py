@@ -20,13 +20,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnrepro.config import CONF, RunConfig, Settings, compose
+from bnrepro.config import CONF, RunConfig, Settings, compose, name_sweep
 from bnrepro.errors import InputError
 
 if TYPE_CHECKING:
     from bnrepro.train import Measurement
-
-MAIN_JOB = "+sweep=learning_rates"
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 """What the user wants, before :func:`main` sets the variable so that Hydra raises and does not print."""
@@ -41,14 +39,19 @@ def command(composed: DictConfig) -> None:
     """One run, or the sweep that the settings name."""
     with bad_input_in_one_line():  # here too, since Hydra would print a line of its own
         settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-        if settings.grid is None:
+        if not settings.grids:
             one_run(settings)
         else:
             overrides = HydraConfig.get().overrides.task
             for override in overrides:  # Hydra merges {} into what is there, which would train the whole grid
                 if re.fullmatch(r"\+*sweep\.grid[\w.]*=\{\s*\}", override):
                     raise InputError(f"{override}: must list values for at least one setting")
-            sweep(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
+            name = HydraConfig.get().runtime.choices["sweep"]
+            if name is None:  # a scale without a sweep
+                raise InputError(
+                    f"sweep=null: must be one of {', '.join(sorted(p.stem for p in CONF.glob('sweep/*.yaml')))}"
+                )
+            sweep(settings, name, overrides)
 
 
 def one_run(settings: Settings) -> None:
@@ -92,8 +95,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     from bnrepro.store import Store
     from bnrepro.sweep import Progress, expand, run_all, without
 
-    assert settings.grid is not None
-    runs = expand(settings.run, settings.grid)
+    runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
     store = Store(folder, create=True)
     missing = without(runs, store.finished())
@@ -170,8 +172,7 @@ def _redraw(name: str, overrides: list[str]) -> None:
     from bnrepro.sweep import expand, without
 
     settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
-    assert settings.grid is not None
-    runs = expand(settings.run, settings.grid)
+    runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
     missing = without(runs, Store(folder).finished() if (folder / FILE).exists() else set())
     if missing:
@@ -181,8 +182,8 @@ def _redraw(name: str, overrides: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command, with bare ``+sweep`` as the main job, which Hydra's own grammar would reject."""
-    sys.argv[1:] = [MAIN_JOB if argument == "+sweep" else argument for argument in sys.argv[1:]]
+    """Run the command."""
+    sys.argv[1:] = map(name_sweep, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with bad_input_in_one_line():

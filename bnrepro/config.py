@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
@@ -362,11 +362,12 @@ def _digest(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a command says: the base run, the grid around it, and where to compute and keep it."""
+    """Everything that a command says: the base run, the grids around it, and where to compute and keep it."""
 
     run: Mapping[str, Any]
     """As composed; a grid changes it before it is parsed."""
-    grid: Mapping[str, Any] | None
+    grids: Sequence[Mapping[str, Any]]
+    """None for a single run."""
     results_dir: Path
     compute: Compute
 
@@ -380,7 +381,7 @@ class Settings:
         _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep"), "")
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
-            grid=typed(_Sweep, composed["sweep"], "sweep").grid if "sweep" in composed else None,
+            grids=typed(_Sweep, composed["sweep"], "sweep").grids() if "sweep" in composed else (),
             results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
             compute=typed(Compute, composed.get("compute"), "compute"),
         )
@@ -401,6 +402,25 @@ class _Place:
 @dataclass(frozen=True)
 class _Sweep:
     grid: dict[str, Any]
+    more: list[dict[str, Any]] = field(default_factory=list)
+    """Changes to the grid, each of which makes another grid of its own."""
+
+    def grids(self) -> list[dict[str, Any]]:
+        return [self.grid, *(_merge(self.grid, changes) for changes in self.more)]
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+
+
+MAIN_JOB = "sweep=learning_rates"
+
+
+def name_sweep(override: str) -> str:
+    """Bare ``+sweep`` names the main job, which Hydra's own grammar would reject; and no sweep needs its ``+``."""
+    return MAIN_JOB if override == "+sweep" else re.sub(r"^\+sweep=", "sweep=", override)
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
@@ -413,5 +433,5 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
+        composed: Any = OmegaConf.to_container(hydra.compose("config", [*map(name_sweep, overrides)]), resolve=True)
         return composed

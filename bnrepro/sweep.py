@@ -30,27 +30,28 @@ LINE_EVERY = 5.0
 """Seconds between lines of progress where there is no terminal."""
 
 
-def expand(base: Mapping[str, Any], grid: Mapping[str, Any]) -> list[RunConfig]:
-    """The runs of a nested grid around the settings ``base``: every combination once, the first key slowest.
+def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig]:
+    """The runs of nested grids around the settings ``base``: every combination once, the first key slowest.
 
     Raises:
-        InputError: if the grid is empty, or a value in it is not allowed.
+        InputError: if a grid is empty, or a value in it is not allowed.
     """
-    axes = list(_axes(grid, ()))
-    if not axes:
-        raise InputError("sweep.grid={}: must list values for at least one setting")
     runs = {}
-    for values in itertools.product(*(values for _, values in axes)):
-        settings: Any = copy.deepcopy(dict(base))
-        for (path, _), value in zip(axes, values, strict=True):
-            node = settings
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-                if not isinstance(node, dict):
-                    raise InputError(f"sweep.grid.{'.'.join(path)}: no such key; {key} is not a group of settings")
-            node[path[-1]] = value
-        run = RunConfig.parse(settings)
-        runs[run.run_id] = run
+    for grid in grids:
+        axes = list(_axes(grid, ()))
+        if not axes:
+            raise InputError("sweep.grid={}: must list values for at least one setting")
+        for values in itertools.product(*(values for _, values in axes)):
+            settings: Any = copy.deepcopy(dict(base))
+            for (path, _), value in zip(axes, values, strict=True):
+                node = settings
+                for key in path[:-1]:
+                    node = node.setdefault(key, {})
+                    if not isinstance(node, dict):
+                        raise InputError(f"sweep.grid.{'.'.join(path)}: no such key; {key} is not a group of settings")
+                node[path[-1]] = value
+            run = RunConfig.parse(settings)
+            runs[run.run_id] = run
     return list(runs.values())
 
 

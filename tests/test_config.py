@@ -369,8 +369,8 @@ def test_compose_gives_every_setting_of_conf_with_overrides() -> None:
     composed = compose([*TINY, "+sweep=learning_rates", "sweep.grid.seed=[7]", "results_dir='~/here'"])
     parsed = Settings.parse(composed)
     assert RunConfig.parse(parsed.run).train.steps == 20
-    assert parsed.grid is not None
-    assert parsed.grid["seed"] == [7]
+    (grid,) = parsed.grids
+    assert grid["seed"] == [7]
     assert parsed.results_dir == Path("~/here").expanduser()
     assert parsed.compute == Compute(n_jobs=-1, group_size=None)
 
@@ -406,7 +406,7 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("compute.n_jobs=true", "compute.n_jobs=true: must be a valid integer"),
         ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
         ("+compute.foo=0", "compute.foo=0: no such key; known are n_jobs, group_size"),
-        ("+sweep.foo=1", "sweep.foo=1: no such key; known are grid"),
+        ("+sweep.foo=1", "sweep.foo=1: no such key; known are grid, more"),
         ("+sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
         ("+sweep.grid=[1]", "sweep.grid=[1]: must be a valid dictionary"),
     ],
@@ -457,3 +457,28 @@ def test_bad_settings_of_models_optimisers_and_schedules(overrides: list[str], p
 @pytest.mark.parametrize("option", ["constant", "step", "exponential"])
 def test_every_learning_rate_schedule_is_an_option(option: str) -> None:
     assert a_run({}, f"lr_schedule={option}").lr_schedule.value(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "seeds"),
+    [
+        (["dataset=digits"], 3000, 3),
+        (["dataset=mnist"], 50_000, 5),
+        (["dataset=fashion_mnist"], 50_000, 5),
+        (["dataset=mnist", "train.steps=7", "sweep.grid.seed=[7]"], 7, 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["learning_rates", "covariate_shift"])
+def test_a_sweep_on_mnist_is_of_the_papers_scale_unless_told_otherwise(
+    name: str, overrides: list[str], steps: int, seeds: int
+) -> None:
+    parsed = Settings.parse(compose([f"+sweep={name}", *overrides]))
+    assert RunConfig.parse(parsed.run).train.steps == steps
+    assert len(parsed.grids[0]["seed"]) == seeds
+
+
+def test_more_grids_are_the_grid_with_changes() -> None:
+    more = "+sweep.more=[{optimizer: {lr: [1]}, train: {steps: [5, 6]}}, {seed: [9]}]"
+    grid, *changed = Settings.parse(compose(["+sweep=learning_rates", more])).grids
+    first = {**grid, "optimizer": {"lr": [1]}, "train": {"steps": [5, 6]}}
+    assert changed == [first, {**grid, "seed": [9]}]

@@ -115,8 +115,8 @@ def test_every_mistake_has_a_title() -> None:
 
 def test_score_and_figure_of_a_stored_sweep_with_a_diverged_run(tmp_path: Path) -> None:
     base = Settings.parse(compose(["+sweep=implementation_mistakes", "train.steps=3", "train.eval_examples=20"]))
-    assert base.grid is not None
-    runs = expand(base.run, {**base.grid, "seed": [0, 1]})
+    (grid,) = base.grids
+    runs = expand(base.run, {**grid, "seed": [0, 1]})
     assert len(runs) == len(experiment.TITLES) * 2 * 2
     store = Store(tmp_path, create=True)
     curve = [{"step": 0, "train_loss": 2.0}, {"step": 3, "train_loss": 1.0}]
