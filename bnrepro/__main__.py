@@ -159,26 +159,34 @@ def bad_input_in_one_line() -> Iterator[None]:
 def redraw(file: str) -> None:
     """Main function of ``experiments/NAME.py`` as a script: show what is stored, with the same overrides as the sweep.
 
-    Nothing is trained; if runs are missing, one line says which command trains them.
+    Nothing is trained. Without a store and without overrides, the reference data are shown; if runs are missing
+    otherwise, one line says which command trains them. ``--reference`` makes the reference data of what is stored.
     """
     sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that import paths lead to the same
     with bad_input_in_one_line():
         _redraw(Path(file).stem, sys.argv[1:])
 
 
-def _redraw(name: str, overrides: list[str]) -> None:
-    from bnrepro.experiment import show
+def _redraw(name: str, arguments: list[str]) -> None:
+    from bnrepro.experiment import has_reference, make_reference, show, show_reference
     from bnrepro.store import FILE, Store
     from bnrepro.sweep import expand, without
 
+    overrides = [argument for argument in arguments if argument != "--reference"]
     settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
     missing = without(runs, Store(folder).finished() if (folder / FILE).exists() else set())
-    if missing:
+    if missing and not arguments and has_reference(name):
+        print(f"{folder} has not all of the {len(runs)} runs; here is the reference", flush=True)
+        show_reference(name)
+    elif missing:
         command = shlex.join(["python", "-m", "bnrepro", f"+sweep={name}", *overrides])
         raise InputError(f"{len(missing)} of {len(runs)} runs are not in {folder}; to train them: {command}")
-    show(name, runs, folder, overrides)
+    elif arguments == overrides:
+        show(name, runs, folder, overrides)
+    else:
+        make_reference(name, runs, folder)
 
 
 def main() -> None:

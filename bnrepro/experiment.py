@@ -2,22 +2,29 @@
 
 An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, with ``score(results)``, a DataFrame, and
 ``figures(results)``, a dict of matplotlib Figures by file name. Run as a script, it redraws without training.
+
+Reference data, in ``results/reference/NAME``, are stored runs as tables of text, from which the script redraws where
+there is no store. An experiment with ``drawn_from(results)`` says which of the results that takes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .config import ROOT, RunConfig
-from .store import Store
+from .store import Results, Store
 
 EXPERIMENTS = ROOT / "experiments"
+REFERENCE = ROOT / "results" / "reference"
 
 NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "hydra")
 
@@ -50,10 +57,12 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
     if experiment is None:
         print(f"no {EXPERIMENTS.name}/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
         return
+    _present(experiment, Store(sweep_folder).load(run.run_id for run in runs), figure_folder(sweep_folder, overrides))
+
+
+def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
     from . import figures
 
-    results = Store(sweep_folder).load(run.run_id for run in runs)
-    folder = figure_folder(sweep_folder, overrides)
     table = experiment.score(results)
     print(table.to_string())
     with figures.look():
@@ -64,3 +73,63 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
         table.to_csv(partial)
     for path in paths:
         print(os.path.relpath(path))
+
+
+def has_reference(name: str) -> bool:
+    """Whether there are reference data."""
+    return (REFERENCE / name / "runs.csv.xz").exists()
+
+
+def show_reference(name: str) -> None:
+    """The same from the reference data, beside them."""
+    experiment = find_experiment(name)
+    assert experiment
+    _present(experiment, read_tables(REFERENCE / name), REFERENCE / name)
+
+
+def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> None:
+    """Make the reference data of the stored runs, and show them."""
+    experiment = find_experiment(name)
+    assert experiment
+    results = Store(sweep_folder).load(run.run_id for run in runs)
+    write_tables(experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results, REFERENCE / name)
+    show_reference(name)
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Write each table that has rows to TABLE.csv.xz, measures with five significant digits.
+
+    Settings that are lists or mappings are in JSON.
+    """
+    from .figures import whole
+
+    for field in fields(results):
+        table = getattr(results, field.name)
+        others = table.select_dtypes(exclude=["number", "bool"])
+        table = table.assign(**{str(name): [_to_json(value) for value in others[name]] for name in others})
+        if len(table):
+            with whole(folder / f"{field.name}.csv.xz") as partial:
+                table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
+
+
+def read_tables(folder: Path) -> Results:
+    """Read what :func:`write_tables` wrote; a table without a file is empty."""
+    import pandas as pd
+
+    def read(name: str) -> pd.DataFrame:
+        path = folder / f"{name}.csv.xz"
+        if not path.exists():
+            return pd.DataFrame({"run_id": []})
+        table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=False, na_values=[""])
+        texts = table.select_dtypes(exclude=["number", "bool"])
+        return table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
+
+    return Results(**{field.name: read(field.name) for field in fields(Results)})
+
+
+def _to_json(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _from_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value

@@ -3,13 +3,16 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from runs import a_run, settings
 
 from bnrepro import experiment
-from bnrepro.experiment import EXPERIMENTS, figure_folder, find_experiment, show
-from bnrepro.store import RunResult, Store
+from bnrepro.__main__ import redraw
+from bnrepro.config import Settings, compose
+from bnrepro.experiment import EXPERIMENTS, REFERENCE, figure_folder, find_experiment, read_tables, show, write_tables
+from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweep import expand
 
 MINE = """
@@ -125,3 +128,96 @@ def test_an_experiment_may_have_no_figures_and_its_table_is_never_torn(
     with pytest.raises(KeyboardInterrupt):
         show("bare", runs, folder, ["train.steps=20"])
     assert (drawn / "score.csv").read_bytes() == before
+
+
+# The reference
+
+
+def some_results() -> Results:
+    return Results(
+        runs=pd.DataFrame(
+            {
+                "run_id": ["0123456789012345", "123e456789012345"],  # text, though they read as numbers
+                "status": ["done", "diverged"],
+                "norm": ["none", "batch"],
+                "test_accuracy": [0.123456789, np.nan],
+                "diagnostics": [["units"], []],
+                "dataset.binarize": [True, False],
+                "model.init": [{"scheme": "normal"}, {"scheme": "xavier"}],
+            }
+        ),
+        curves=pd.DataFrame({"run_id": ["0123456789012345"] * 2, "step": [0, 100], "train_loss": [2.3, np.inf]}),
+        layers=pd.DataFrame({"run_id": []}),
+        units=pd.DataFrame({"run_id": ["123e456789012345"], "step": [3], "p50": [-1e-9]}),
+    )
+
+
+def test_reference_data_come_back_as_they_were_written(tmp_path: Path) -> None:
+    results = some_results()
+    write_tables(results, tmp_path)
+    again = read_tables(tmp_path)
+    for table in ("runs", "curves", "layers", "units"):
+        pd.testing.assert_frame_equal(
+            getattr(again, table), getattr(results, table), rtol=5e-5, check_dtype=False, check_index_type=False
+        )
+    assert again.runs["run_id"].tolist() == results.runs["run_id"].tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv.xz", "runs.csv.xz", "units.csv.xz"]
+
+
+def test_reference_data_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_tables(some_results(), tmp_path / folder)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in REFERENCE.glob("*/runs.csv.xz")))
+def test_the_committed_table_is_that_of_the_committed_data(name: str) -> None:
+    module = find_experiment(name)
+    assert module is not None
+    drawn = module.score(read_tables(REFERENCE / name)).to_csv()
+    assert drawn == (REFERENCE / name / "score.csv").read_text()
+
+
+def test_the_reference_is_at_most_5_mb() -> None:
+    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.suffix != ".svg") < 5e6
+
+
+def test_a_script_makes_the_reference_and_shows_it_where_there_is_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "learning_rates.py").write_text(
+        MINE
+        + "\n\ndef drawn_from(results):\n"
+        + "    runs = results.runs[['run_id', 'lr', 'test_accuracy']]\n"
+        + "    return type(results)(runs, results.curves[:0], results.layers, results.units)\n"
+    )
+    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(experiment, "REFERENCE", tmp_path / "reference")
+    monkeypatch.chdir(tmp_path)
+    few = ["sweep.grid.seed=[0]", "sweep.grid.optimizer.lr=[0.1,0.2]"]
+    parsed = Settings.parse(compose(["+sweep=learning_rates", *few]))
+    runs = expand(parsed.run, *parsed.grids)
+    curve = [{"step": 0, "train_loss": 2.0, "test_accuracy": 0.1, "gradient_norm": 1.0}]
+    store = Store(tmp_path / "results" / "learning_rates", create=True)
+    store.add(RunResult(run, test_accuracy=run.lr / 3, curves=curve) for run in runs)
+
+    def script(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["learning_rates.py", *arguments])
+        redraw("learning_rates.py")
+        return capsys.readouterr().out
+
+    made = script("--reference", *few)
+    reference = tmp_path / "reference" / "learning_rates"
+    assert {path.name for path in reference.iterdir()} == {
+        *(f"{name}.{kind}" for name in ("mine", "again") for kind in ("png", "svg")),
+        "score.csv",
+        "runs.csv.xz",
+    }
+    assert (reference / "score.csv").read_text().split() == ["lr,test_accuracy", "0.1,0.033333", "0.2,0.066667"]
+    before = {path.name: path.read_bytes() for path in reference.iterdir()}
+    monkeypatch.chdir(reference)  # where there is no store
+    assert script().splitlines()[1:4] == made.splitlines()[:3]
+    assert {path.name: path.read_bytes() for path in reference.iterdir()} == before
+    with pytest.raises(SystemExit):
+        script(*few)
