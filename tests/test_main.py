@@ -281,7 +281,7 @@ def test_every_sweep_of_conf_trains_and_shows(call: Callable[..., Ended], here: 
 def test_cfg_job_prints_the_settings_and_trains_nothing(call: Callable[..., Ended], here: Path) -> None:
     ended = call("--cfg", "job", "+sweep", "optimizer=momentum", "train.steps=7")
     assert (ended.status, ended.err) == (0, "")
-    for line in ("  steps: 7", "  momentum: 0.9", "sweep:", "      - 3.1", "results_dir: results"):
+    for line in ("  steps: 7", "  momentum: 0.9", "sweep:", "      - 6.3", "results_dir: results"):
         assert line in ended.out.splitlines()
     assert files(here) == []
 
