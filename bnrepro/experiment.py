@@ -1,7 +1,8 @@
-"""From the results of a sweep to what its experiment shows: a table and figures.
+"""From the results of a sweep to what its experiment shows: tables and figures.
 
 An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, with ``score(results)``, a DataFrame, and
-``figures(results)``, a dict of matplotlib Figures by file name. Run as a script, it redraws without training.
+``figures(results)``, a dict of matplotlib Figures by file name. It may have ``tables(results)``, a dict of further
+DataFrames by file name. Run as a script, it redraws without training.
 
 Reference data, in ``results/reference/NAME``, are stored runs as tables of text, from which the script redraws where
 there is no store. An experiment with ``drawn_from(results)`` says which of the results that takes.
@@ -15,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,7 +53,7 @@ def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
 
 
 def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Sequence[str]) -> None:
-    """Print the table of the experiment and draw its figures from the stored runs."""
+    """Print the tables of the experiment and draw its figures from the stored runs."""
     experiment = find_experiment(name)
     if experiment is None:
         print(f"no {EXPERIMENTS.name}/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
@@ -63,14 +64,19 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
 def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
     from . import figures
 
-    table = experiment.score(results)
-    print(table.to_string())
+    tables = {"score": experiment.score(results)}
+    if hasattr(experiment, "tables"):
+        tables |= experiment.tables(results)
+    for name, table in tables.items():
+        heading = "" if name == "score" else f"\n{name}\n"
+        print(heading + table.to_string())
     with figures.look():
         drawn = experiment.figures(results)
         paths = [path for stem, figure in drawn.items() for path in figures.save(figure, folder, stem)]
-    paths.append(folder / "score.csv")
-    with figures.whole(paths[-1]) as partial:
-        table.to_csv(partial)
+    for name, table in tables.items():
+        paths.append(folder / f"{name}.csv")
+        with figures.whole(paths[-1]) as partial:
+            table.to_csv(partial)
     for path in paths:
         print(os.path.relpath(path))
 
@@ -92,7 +98,8 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     experiment = find_experiment(name)
     assert experiment
     results = Store(sweep_folder).load(run.run_id for run in runs)
-    write_tables(experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results, REFERENCE / name)
+    drawn_from = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
+    write_tables(replace(drawn_from, runs=results.runs), REFERENCE / name)  # with all of their provenance
     show_reference(name)
 
 

@@ -56,6 +56,13 @@ def assert_same_results(a: Results, b: Results) -> None:
     pd.testing.assert_frame_equal(a.layers, b.layers, check_exact=True)
 
 
+def part_of(results: Results, condition: str) -> Results:
+    """The runs for which ``condition`` holds, with what was measured of them."""
+    runs = results.runs.query(condition).reset_index(drop=True)
+    measured = (results.curves, results.layers, results.units)
+    return Results(runs, *(t[t["run_id"].isin(runs["run_id"])].reset_index(drop=True) for t in measured))
+
+
 def query(file: Path, sql: str) -> list[Any]:
     """The rows that ``sql`` gives, read past the store's own code; an open connection is a warning, so it is closed."""
     db = sqlite3.connect(file)

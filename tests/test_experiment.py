@@ -189,8 +189,7 @@ def test_a_script_makes_the_reference_and_shows_it_where_there_is_no_store(
     (tmp_path / "learning_rates.py").write_text(
         MINE
         + "\n\ndef drawn_from(results):\n"
-        + "    runs = results.runs[['run_id', 'lr', 'test_accuracy']]\n"
-        + "    return type(results)(runs, results.curves[:0], results.layers, results.units)\n"
+        + "    return type(results)(results.runs, results.curves[:0], results.layers, results.units)\n"
     )
     monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(experiment, "REFERENCE", tmp_path / "reference")

@@ -211,10 +211,15 @@ def test_a_sweep_shows_progress_a_table_and_the_paths_of_its_figures(call: Calla
     assert [line.split()[:2] for line in lines[3:7]] == [
         ["sigmoid", "none"], ["batch", lines[4].split()[1]], ["relu", "none"], ["batch", lines[6].split()[1]]
     ]  # fmt: skip
-    assert [Path(line).name for line in lines[7:]] == [
-        "accuracy.png", "accuracy.svg", "convergence.png", "convergence.svg", "score.csv"
-    ]  # fmt: skip
-    assert set(lines[7:]) | {"results/learning_rates/runs.sqlite"} == set(files(here))
+    assert {"steps_to_accuracy", "equal_rates"} <= {*lines}
+    paths = [line for line in lines if line.startswith("results/")]
+    assert [Path(path).name for path in paths] == [
+        *(f"{figure}.{kind}" for figure in ("accuracy", "convergence") for kind in ("png", "svg")),
+        "score.csv",
+        "steps_to_accuracy.csv",
+        "equal_rates.csv",
+    ]
+    assert {*paths, "results/learning_rates/runs.sqlite"} == set(files(here))
 
 
 def test_a_second_sweep_trains_nothing_and_draws_the_same_bytes(
