@@ -16,7 +16,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +25,9 @@ from .store import Results, Store
 
 EXPERIMENTS = ROOT / "experiments"
 REFERENCE = ROOT / "results" / "reference"
+
+TABLES = ("runs", "curves", "layers", "units")
+"""Of results, in the order in which they are given."""
 
 NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "hydra")
 
@@ -98,8 +100,9 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     experiment = find_experiment(name)
     assert experiment
     results = Store(sweep_folder).load(run.run_id for run in runs)
-    drawn_from = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
-    write_tables(replace(drawn_from, runs=results.runs), REFERENCE / name)  # with all of their provenance
+    measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
+    # The runs are whole, with all of their provenance.
+    write_tables(Results(results.runs, measured.curves, measured.layers, measured.units), REFERENCE / name)
     show_reference(name)
 
 
@@ -110,12 +113,12 @@ def write_tables(results: Results, folder: Path) -> None:
     """
     from .figures import whole
 
-    for field in fields(results):
-        table = getattr(results, field.name)
+    for name in TABLES:
+        table = getattr(results, name)
         others = table.select_dtypes(exclude=["number", "bool"])
-        table = table.assign(**{str(name): [_to_json(value) for value in others[name]] for name in others})
+        table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
-            with whole(folder / f"{field.name}.csv.xz") as partial:
+            with whole(folder / f"{name}.csv.xz") as partial:
                 table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
 
 
@@ -131,7 +134,7 @@ def read_tables(folder: Path) -> Results:
         texts = table.select_dtypes(exclude=["number", "bool"])
         return table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
 
-    return Results(**{field.name: read(field.name) for field in fields(Results)})
+    return Results(*map(read, TABLES))
 
 
 def _to_json(value: Any) -> Any:
