@@ -120,7 +120,7 @@ def _geometric_mean_and_interval(logs: pd.Series) -> str:
     if len(logs) < LEAST_SEEDS or logs.min() == logs.max():
         return mean
     rng = np.random.default_rng(0)
-    interval = scipy.stats.bootstrap((logs,), np.mean, method="percentile", random_state=rng).confidence_interval
+    interval = scipy.stats.bootstrap((logs,), np.mean, method="percentile", rng=rng).confidence_interval
     return f"{mean} ({_two_digits(interval.low)}–{_two_digits(interval.high)})"
 
 

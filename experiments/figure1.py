@@ -275,7 +275,7 @@ def _above(figure: Figure, handles: list[Any], title: str) -> None:
     """A legend over the panels, where it hides nothing, and no wider than the figure."""
     width = figure.get_figwidth()
     look: Any = {"loc": "outside upper center", "fontsize": 8.5, "title_fontsize": 8.5}
-    legend = figure.legend(handles=handles, ncols=min(len(handles), int(width / 2.1)), **look)
+    legend = figure.legend(handles=handles, ncols=min(len(handles), int(width / 2)), **look)
     legend.set_title(textwrap.fill(title, int(13.5 * width)))
     legend.get_title().set_multialignment("center")
 
@@ -358,7 +358,7 @@ def all_units(run: pd.Series, units: Units) -> Figure:
     ax.set_xticks(ends, ["0", _thousands(run["steps"] / 2)] * 10, fontsize=6)
     ax.set(xlabel="steps", ylabel="input of the sigmoid")
     arm = f"{style(run['norm'])['label']}, {_spelled(run)}"
-    _percentile_legend(figure, f"{arm}; by drift, the sum of all changes of the median; the typical unit framed")
+    _percentile_legend(figure, f"{arm}; in order of drift, the typical unit framed")
     return figure
 
 
