@@ -19,7 +19,7 @@ from .store import Store
 
 EXPERIMENTS = ROOT / "experiments"
 
-NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "hydra")
+NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
 
 
 def find_experiment(name: str) -> ModuleType | None:
@@ -52,7 +52,7 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
         return
     from . import figures
 
-    results = Store(sweep_folder).load(run.run_id for run in runs)
+    results = Store(sweep_folder).load(runs)
     folder = figure_folder(sweep_folder, overrides)
     table = experiment.score(results)
     print(table.to_string())

@@ -15,7 +15,7 @@ from bnrepro.errors import InputError
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import expand, run_all
+from bnrepro.sweep import Progress, expand, run_all
 
 
 def the(name: str) -> ModuleType:
@@ -164,7 +164,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     }
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
     runs = expand(settings({"model.hidden": [16, 16], "train.steps": 60}), grid)
-    run_all(runs, store, Compute(1, None), lambda results: None)
+    run_all(runs, store, Compute(1, None), Progress(len(runs)))
     return store.load()
 
 
