@@ -1,6 +1,7 @@
 """The command line: Hydra composes ``conf/``, then one run or one sweep.
 
-``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job.
+``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+verify``
+trains some of its runs again and compares.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,34 +27,54 @@ from bnrepro.config import CONF, RunConfig, Settings, compose, name_sweep
 from bnrepro.errors import InputError
 
 if TYPE_CHECKING:
+    from bnrepro.store import RunResult
     from bnrepro.train import Measurement
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 """What the user wants, before :func:`main` sets the variable so that Hydra raises and does not print."""
 
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a program to end; Windows has no SIGHUP."""
+
+MOST_FAILURES = 10
+"""Failed runs that are listed."""
+
+
 class TrainingFailed(Exception):
-    """Runs failed, as was reported; the jobs of ``--multirun`` that come after still train."""
+    """Runs failed, or were not verified, as was reported; the jobs of ``--multirun`` that come after still train."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def command(composed: DictConfig) -> None:
-    """One run, or the sweep that the settings name."""
+    """One run, a sweep, or the verification of one, as the settings say."""
     with bad_input_in_one_line():  # here too, since Hydra would print a line of its own
         settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-        if not settings.grids:
-            one_run(settings)
-        else:
-            overrides = HydraConfig.get().overrides.task
-            for override in overrides:  # Hydra merges {} into what is there, which would train the whole grid
-                if re.fullmatch(r"\+*sweep\.grid[\w.]*=\{\s*\}", override):
-                    raise InputError(f"{override}: must list values for at least one setting")
-            name = HydraConfig.get().runtime.choices["sweep"]
-            if name is None:  # a scale without a sweep
-                raise InputError(
-                    f"sweep=null: must be one of {', '.join(sorted(p.stem for p in CONF.glob('sweep/*.yaml')))}"
-                )
-            sweep(settings, name, overrides)
+        try:
+            do(settings, HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task)
+        except TrainingFailed:
+            if HydraConfig.get().mode == RunMode.RUN:  # else more jobs may follow
+                sys.exit(1)
+            raise
+
+
+def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
+    """What the settings say, with the sweep of this name."""
+    if settings.verify.sweep is not None:
+        check(settings, settings.verify.sweep, choice)
+        return
+    if not (settings.grids or settings.dry_run or settings.force or choice):
+        one_run(settings)
+        return
+    for override in overrides:  # Hydra merges {} into what is there, which would train the whole grid
+        if re.fullmatch(r"\+*sweep\.grid[\w.]*=\{\s*\}", override):
+            raise InputError(f"{override}: must list values for at least one setting")
+    if choice is None:  # a scale without a sweep, or sweep.dry_run
+        names = ", ".join(sorted(path.stem for path in CONF.glob("sweep/*.yaml")))
+        raise InputError(f"sweep=null: must be one of {names}")
+    if not settings.grids:
+        raise InputError("sweep.grid: missing")
+    sweep(settings, choice, overrides)
 
 
 def one_run(settings: Settings) -> None:
@@ -63,7 +86,7 @@ def one_run(settings: Settings) -> None:
 
     run = RunConfig.parse(settings.run)
     store = Store(settings.results_dir / "single", create=True)
-    if run.run_id in store.finished():
+    if (run.run_id, run.code) in store.finished():
         print(f"found finished in {store.path}")
     else:
         data = load_data([run])[run.dataset]
@@ -78,7 +101,7 @@ def one_run(settings: Settings) -> None:
                 bar.update(measured.step - bar.n)
 
             store.add(train_group([run], data, watch))
-    (row,) = store.load([run.run_id]).runs.to_dict("records")
+    (row,) = store.load([run]).runs.to_dict("records")
     ending = {
         "done": f"test accuracy {row['test_accuracy']}",
         "diverged": f"at step {row['diverged_at']:.0f}",
@@ -92,28 +115,68 @@ def one_run(settings: Settings) -> None:
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
     from bnrepro.experiment import show
-    from bnrepro.store import Store
+    from bnrepro.store import FILE, Store
     from bnrepro.sweep import Progress, expand, run_all, without
 
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
-    store = Store(folder, create=True)
-    missing = without(runs, store.finished())
-    print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} found finished in {store.path}", flush=True)
+    store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
+    missing = without(runs, store.finished() if store else set())
+    print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} found finished in {folder / FILE}", flush=True)
+    if store and (stale := store.of_other_code(missing)):
+        codes = ", ".join(sorted({*stale.values()}))
+        print(f"{len(stale)} stored runs were computed by other code ({codes}) and are trained again", flush=True)
+    if settings.force:
+        missing = runs
+    if store is None or settings.dry_run:
+        from bnrepro.dry_run import preview  # whose measure of memory Windows has not
+
+        preview(runs, missing, store, settings.compute)
+        return
     progress = Progress(len(missing))
     try:
-        run_all(runs, store, settings.compute, progress)
-    except KeyboardInterrupt:
+        run_all(runs, store, settings.compute, progress, force=settings.force)
+        finished = store.finished()
+        if ended := [run for run in runs if (run.run_id, run.code) in finished]:
+            show(name, ended, folder, overrides)
+    except KeyboardInterrupt as stop:
         left = len(without(runs, store.finished()))
-        print(f"\ninterrupted: {len(runs) - left} of {len(runs)} runs are stored; the same command goes on from there")
-        sys.exit(130)
+        command = shlex.join(["python", "-m", "bnrepro", *overrides])
+        told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
+        end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
-        print(f"{progress.failed} runs failed; column error of {store.path} has the tracebacks", file=sys.stderr)
-    finished = store.finished()
-    if ended := [run for run in runs if run.run_id in finished]:
-        show(name, ended, folder, overrides)
-    if progress.failed:
+        report_failures(progress.failed, runs, store.path)
         raise TrainingFailed
+
+
+def check(settings: Settings, name: str, choice: str | None) -> None:
+    """Train some stored runs of the sweep again and compare."""
+    from bnrepro.verify import verify
+
+    if choice is not None:
+        raise InputError(f"verify.sweep={name}: not together with sweep={choice}")
+    if not verify(settings.results_dir / name, settings.verify.sample, settings.compute, settings.run["dataset"]):
+        raise TrainingFailed
+
+
+def report_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> None:
+    """Say which of the runs failed, of what, and where to read more."""
+    from bnrepro.sweep import tell_apart
+
+    print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed:", file=sys.stderr)
+    shown = failed[:MOST_FAILURES]
+    for result, label in zip(shown, tell_apart([result.config for result in shown], runs), strict=True):
+        print(f"  {label}: {headline(result.error or '')}", file=sys.stderr)
+    if len(failed) > len(shown):
+        print(f"  and {len(failed) - len(shown)} more", file=sys.stderr)
+    print(f"their tracebacks: column error of {store}; the same command tries them again", file=sys.stderr)
+
+
+def headline(error: str) -> str:
+    """The line of a traceback that says what was raised; or the first line of another text."""
+    lines = error.splitlines() or [""]
+    indented = [i for i, line in enumerate(lines[:-1]) if line.startswith("  ")]
+    return lines[indented[-1] + 1] if indented else lines[0]
 
 
 def explain(error: Exception) -> str | None:
@@ -176,17 +239,54 @@ def _redraw(name: str, arguments: list[str]) -> None:
     settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
-    missing = without(runs, Store(folder).finished() if (folder / FILE).exists() else set())
+    store = Store(folder) if (folder / FILE).exists() else None
+    missing = without(runs, store.finished() if store else set())
     if missing and not arguments and has_reference(name):
         print(f"{folder} has not all of the {len(runs)} runs; here is the reference", flush=True)
         show_reference(name)
     elif missing:
         command = shlex.join(["python", "-m", "bnrepro", f"+sweep={name}", *overrides])
-        raise InputError(f"{len(missing)} of {len(runs)} runs are not in {folder}; to train them: {command}")
+        stale = len(store.of_other_code(missing)) if store else 0
+        told = f" ({stale} of them were computed by other code)" if stale else ""
+        raise InputError(f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}")
     elif arguments == overrides:
         show(name, runs, folder, overrides)
     else:
         make_reference(name, runs, folder)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        """Of the signal with this number."""
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; what comes after the first does not disturb the ending."""
+    caught = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+
+    def stop(number: int, frame: object) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:
+    """End with a line that begins with "interrupted", and the status that shells expect."""
+    with suppress(OSError):  # the terminal may be gone
+        print(f"\nbnrepro: interrupted; {told}", file=sys.stderr, flush=True)
+    sys.exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
 
 
 def main() -> None:
@@ -194,10 +294,12 @@ def main() -> None:
     sys.argv[1:] = map(name_sweep, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with bad_input_in_one_line():
+        with stop_on_signals(), bad_input_in_one_line():
             command()
     except TrainingFailed:
         sys.exit(1)
+    except KeyboardInterrupt as stop:
+        end_interrupted(stop, "the same command goes on from what is stored")
 
 
 if __name__ == "__main__":

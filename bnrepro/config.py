@@ -225,7 +225,7 @@ class Train(Schedule):
 
 @dataclass(frozen=True)
 class Compute:
-    """Where runs are computed; changes no result."""
+    """Where runs are computed, here in processes of this machine; changes no result."""
 
     n_jobs: Annotated[int, Field(strict=True)]
     group_size: Count | None
@@ -234,6 +234,13 @@ class Compute:
         """Check the range."""
         if self.n_jobs == 0:
             raise ValueError("n_jobs=0: must be a number of worker processes, or -1 for one per core")
+
+
+@dataclass(frozen=True)
+class Dask(Compute):
+    """On a Dask cluster: that of the scheduler at an address, or one that is started here."""
+
+    scheduler: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,17 +265,45 @@ class Named:
         compared = {f.name for f in fields(self.value) if f.compare}
         return {"name": self.name} | {k: v for k, v in asdict(self.value).items() if k in compared}
 
+    @functools.cached_property
+    def text(self) -> str:
+        """The identity as JSON."""
+        return _json(self.identity())
+
+    @functools.cached_property
+    def text_without_init(self) -> str:
+        """The same of a model, but for how its weights are drawn."""
+        return _json({key: value for key, value in self.identity().items() if key != "init"})
+
     def __eq__(self, other: object) -> bool:
-        """Equal identities."""
-        return isinstance(other, Named) and self.identity() == other.identity()
+        """Whether a result would be the same."""
+        return isinstance(other, Named) and self.text == other.text
 
     def __hash__(self) -> int:
         """Of the identity."""
-        return hash(json.dumps(self.identity(), sort_keys=True))
+        return hash(self.text)
 
 
-RUN_KEYS = ("dataset", "model", "optimizer", "lr_schedule", "train", "diagnostics", "seed")
+TABLES = {"dataset": DATASETS, "model": MODELS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES}
+RUN_KEYS = (*TABLES, "train", "diagnostics", "seed")
 """What a run is made of; the learning rate stands with the optimiser's settings."""
+
+
+def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    options = settings.get(key)
+    if key == "optimizer":  # the learning rate is a run's own, the rest its optimiser's
+        rest = {k: v for k, v in options.items() if k != "lr"} if isinstance(options, Mapping) else options
+        return {key: Named.parse(OPTIMIZERS, rest, key), "lr": typed(_Rate, _only(settings[key], "lr"), key).lr}
+    if key in TABLES:
+        return {key: Named.parse(TABLES[key], options, key)}
+    if key == "train":
+        return {key: typed(Train, options, key)}
+    return {key: getattr(typed(_Diagnostics if key == "diagnostics" else _Seed, _only(settings, key), ""), key)}
 
 
 @dataclass(frozen=True)
@@ -284,6 +319,16 @@ class RunConfig:
     diagnostics: list[str]
     seed: int
 
+    def __post_init__(self) -> None:
+        """Check what its parts can't.
+
+        Raises:
+            InputError: if they don't go together.
+        """
+        model = self.model.value
+        if self.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
+            raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
+
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> RunConfig:
         """From the settings that Hydra composed, or that a grid made of them.
@@ -291,25 +336,11 @@ class RunConfig:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        _check_keys(settings, RUN_KEYS, "")
-        optimizer = settings.get("optimizer")
-        if isinstance(optimizer, Mapping):  # the learning rate is a run's own, the rest its optimiser's
-            optimizer = {key: value for key, value in optimizer.items() if key != "lr"}
-        plain = typed(_Plain, _only(settings, "diagnostics", "seed"), "")
-        run = cls(
-            dataset=Named.parse(DATASETS, settings.get("dataset"), "dataset"),
-            model=Named.parse(MODELS, settings.get("model"), "model"),
-            optimizer=Named.parse(OPTIMIZERS, optimizer, "optimizer"),
-            lr=typed(_Rate, _only(settings["optimizer"], "lr"), "optimizer").lr,
-            lr_schedule=Named.parse(SCHEDULES, settings.get("lr_schedule"), "lr_schedule"),
-            train=typed(Train, settings.get("train"), "train"),
-            diagnostics=sorted({*plain.diagnostics}),
-            seed=plain.seed,
-        )
-        model = run.model.value
-        if run.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
-            raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
-        return run
+        check_run_keys(settings)
+        parts: dict[str, Any] = {}
+        for key in RUN_KEYS:
+            parts |= parse_part(settings, key)
+        return cls(**parts)
 
     def diagnostic_functions(self) -> list[Diagnostic]:
         """What is measured besides the curve."""
@@ -330,15 +361,44 @@ class RunConfig:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """Digest of :meth:`to_dict`: equal for equal runs, whatever the spelling of their settings."""
-        return _digest(self.to_dict())
+        """Digest of :meth:`to_dict`: equal for equal runs, whatever the spelling of their settings.
 
-    @functools.cached_property
+        The JSON is put together from the texts of parts that many runs share.
+        """
+        texts = {
+            "dataset": self.dataset.text,
+            "diagnostics": _json(self.diagnostics),
+            "lr_schedule": self.lr_schedule.text,
+            "model": self.model.text,
+            "optimizer": _json(self.optimizer.identity() | {"lr": self.lr}),
+            "seed": _json(self.seed),
+            "train": _text(self.train),
+        }
+        return _digest("{" + ", ".join(f'"{key}": {text}' for key, text in texts.items()) + "}")
+
+    @property
     def group_id(self) -> str:
         """Equal for runs that can be trained in lock-step: they differ in seed, learning rate and weight scale only."""
-        settings = self.to_dict()
-        settings["model"].pop("init", None)
-        return _digest(settings | {"seed": None, "optimizer": settings["optimizer"] | {"lr": None}})
+        shared = self.dataset.text, self.model.text_without_init, self.optimizer.text, self.lr_schedule.text
+        return _digest_of_all(*shared, _text(self.train), *self.diagnostics)
+
+    @property
+    def code(self) -> str:
+        """Digest of the source of all that computes the run: other code may compute another result."""
+        names = [self.dataset.name, self.model.name, self.optimizer.name, self.lr_schedule.name, *self.diagnostics]
+        model = self.model.value
+        if isinstance(model, Model):
+            names += [model.activation, model.norm, model.init.scheme]
+        return _digest_of_code(frozenset(name for name in names if "." in name))
+
+
+def check_run_keys(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that no run has.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    _check_keys(settings, RUN_KEYS, "")
 
 
 @dataclass(frozen=True)
@@ -347,17 +407,65 @@ class _Rate:
 
 
 @dataclass(frozen=True)
-class _Plain:
-    diagnostics: list[str]
+class _Seed:
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # what SQLite can hold
+
+
+@dataclass(frozen=True)
+class _Diagnostics:
+    diagnostics: list[str]
 
     def __post_init__(self) -> None:
         for name in self.diagnostics:
             find(DIAGNOSTICS, name, "diagnostics")
+        object.__setattr__(self, "diagnostics", sorted({*self.diagnostics}))
 
 
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def _json(settings: Any) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _text(train: Train) -> str:
+    return _json(asdict(train))
+
+
+@functools.cache
+def _digest_of_all(*texts: str) -> str:
+    return _digest(_json(texts))
+
+
+NUMERIC_MODULES = ("layers", "batchnorm", "optim", "network", "data", "diagnostics", "train")
+"""Those of this package that compute results."""
+
+
+@functools.cache
+def _digest_of_code(names: frozenset[str]) -> str:
+    """Of the files of the numeric modules, and of those that define what has been named by import path."""
+    modules = {f"{__package__}.{name}" for name in NUMERIC_MODULES}
+    for name in names:
+        found = find({}, name, "code")
+        modules |= {name.rpartition(".")[0]} | {part.__module__ for part in getattr(found, "__mro__", [found])}
+    digest = hashlib.sha256()
+    for module in sorted(modules):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file and module.partition(".")[0] not in sys.stdlib_module_names:
+            digest.update(module.encode() + b"\0" + Path(file).read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Whether what is stored is what training gives."""
+
+    sweep: str | None
+    """Of this sweep; None if that is not the question."""
+    sample: Count
+    """How many of its runs are trained again."""
 
 
 @dataclass(frozen=True)
@@ -368,6 +476,11 @@ class Settings:
     """As composed; a grid changes it before it is parsed."""
     grids: Sequence[Mapping[str, Any]]
     """None for a single run."""
+    dry_run: bool
+    """Say what a sweep would do, and do nothing."""
+    force: bool
+    """Train stored runs again."""
+    verify: Verify
     results_dir: Path
     compute: Compute
 
@@ -378,12 +491,18 @@ class Settings:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep"), "")
+        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify"), "")
+        sweep = typed(_Sweep, composed.get("sweep"), "sweep")
+        compute = composed.get("compute")
+        kind = Dask if isinstance(compute, Mapping) and "scheduler" in compute else Compute
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
-            grids=typed(_Sweep, composed["sweep"], "sweep").grids() if "sweep" in composed else (),
+            grids=sweep.grids() if "grid" in composed["sweep"] else (),
+            dry_run=sweep.dry_run,
+            force=sweep.force,
+            verify=typed(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
-            compute=typed(Compute, composed.get("compute"), "compute"),
+            compute=typed(kind, compute, "compute"),
         )
 
 
@@ -401,7 +520,10 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Sweep:
-    grid: dict[str, Any]
+    dry_run: bool
+    force: bool
+    grid: dict[str, Any] = field(default_factory=dict)
+    """Without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)
     """Changes to the grid, each of which makes another grid of its own."""
 
@@ -415,12 +537,14 @@ def _merge(old: Any, new: Any) -> Any:
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 
 
-MAIN_JOB = "sweep=learning_rates"
+MAIN_JOB = "learning_rates"
+BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}"}
 
 
 def name_sweep(override: str) -> str:
-    """Bare ``+sweep`` names the main job, which Hydra's own grammar would reject; and no sweep needs its ``+``."""
-    return MAIN_JOB if override == "+sweep" else re.sub(r"^\+sweep=", "sweep=", override)
+    """Bare ``+sweep`` and ``+verify`` mean the main job, which Hydra's own grammar would reject."""
+    named = re.sub(r"^\+?verify=", "verify.sweep=", re.sub(r"^\+sweep=", "sweep=", override))
+    return BARE.get(override, named)
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ REFERENCE = ROOT / "results" / "reference"
 TABLES = ("runs", "curves", "layers", "units")
 """Of results, in the order in which they are given."""
 
-NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "hydra")
+NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
 
 
 def find_experiment(name: str) -> ModuleType | None:
@@ -60,7 +60,7 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
     if experiment is None:
         print(f"no {EXPERIMENTS.name}/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
         return
-    _present(experiment, Store(sweep_folder).load(run.run_id for run in runs), figure_folder(sweep_folder, overrides))
+    _present(experiment, Store(sweep_folder).load(runs), figure_folder(sweep_folder, overrides))
 
 
 def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
@@ -99,7 +99,7 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     """Make the reference data of the stored runs, and show them."""
     experiment = find_experiment(name)
     assert experiment
-    results = Store(sweep_folder).load(run.run_id for run in runs)
+    results = Store(sweep_folder).load(runs)
     measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
     # The runs are whole, with all of their provenance.
     write_tables(Results(results.runs, measured.curves, measured.layers, measured.units), REFERENCE / name)

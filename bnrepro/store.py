@@ -1,15 +1,23 @@
-"""Finished runs, in and out: one SQLite file per sweep, written in one transaction per finished group."""
+"""Finished runs, in and out: one SQLite file per sweep, written in one transaction per finished group.
+
+The file has a rollback journal and not a write-ahead log, which needs memory shared by all who open it: sweeps on two
+machines would corrupt a store on a network file system, and nobody could read one in a folder that can't be written.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import json
+import os
 import platform
+import re
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +31,15 @@ from .errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    Measured = pd.DataFrame | Callable[[], pd.DataFrame]
+
 FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT PRIMARY KEY,
+    run INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were stored
+    run_id TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
     dataset TEXT, activation TEXT, norm TEXT, lr REAL, seed INTEGER, steps INTEGER,
     test_accuracy REAL,   -- on the whole test set after the last step; NULL unless done
@@ -36,23 +47,45 @@ CREATE TABLE IF NOT EXISTS runs (
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
     error TEXT,           -- traceback of a failed run
     config TEXT NOT NULL, -- JSON of all settings, of which run_id is the digest
-    bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT,
-    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT
+    code TEXT NOT NULL,   -- digest of the modules that computed it
+    bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT, simd TEXT,
+    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT,
+    UNIQUE (run_id, code)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS curves (
-    run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL,
     train_loss REAL, test_accuracy REAL, gradient_norm REAL,
-    PRIMARY KEY (run_id, step)
+    PRIMARY KEY (run, step)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS layers (
-    run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, layer INTEGER NOT NULL,
-    PRIMARY KEY (run_id, step, layer)
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, layer INTEGER NOT NULL,
+    PRIMARY KEY (run, step, layer)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS units (
-    run_id TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, unit INTEGER NOT NULL,
-    PRIMARY KEY (run_id, step, unit)
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, unit INTEGER NOT NULL,
+    PRIMARY KEY (run, step, unit)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims ( -- runs that a sweep is about to train
+    run_id TEXT NOT NULL, code TEXT NOT NULL,
+    owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+    seen REAL NOT NULL,   -- when its owner was last heard of, in seconds since 1970
+    PRIMARY KEY (run_id, code)
 ) STRICT, WITHOUT ROWID;
 """
+MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "unit"]}
+"""The tables of what was measured, and what tells apart the rows of one run in each."""
+
+CLAIM_SECONDS = 30.0
+"""A claim whose owner has not been heard of for so long is void."""
+
+ADVICE = {
+    sqlite3.SQLITE_FULL: "; with more space, the same command goes on",
+    sqlite3.SQLITE_IOERR: "; is the disk full? Once it is not, the same command goes on",
+    sqlite3.SQLITE_BUSY: "; another process keeps it locked",
+    sqlite3.SQLITE_CORRUPT: "; move it away or name another results_dir",
+    sqlite3.SQLITE_NOTADB: "; move it away or name another results_dir",
+}
+"""What to do, by the primary error code of SQLite."""
 
 
 @dataclass
@@ -88,47 +121,71 @@ class RunResult:
                 "seconds": self.seconds,
                 "error": self.error,
                 "config": json.dumps(settings, sort_keys=True),
+                "code": self.config.code,
             }
             | self.provenance
             | software()
         )
 
 
-@dataclass(frozen=True)
 class Results:
     """Tidy tables: one row per run; per run and step; and per layer or unit of these (1 is the first).
 
-    ``curves``, ``layers`` and ``units`` have the columns of the diagnostics that were on.
+    ``curves``, ``layers`` and ``units`` have the columns of the diagnostics that were on. Each is a DataFrame, or
+    given as a function that is called for it at first use.
     """
 
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    layers: pd.DataFrame
-    units: pd.DataFrame
+    def __init__(self, runs: pd.DataFrame, curves: Measured, layers: Measured, units: Measured) -> None:
+        """Take the tables as they are."""
+        self.runs = runs
+        self._measured = {"curves": curves, "layers": layers, "units": units}
+
+    def _table(self, name: str) -> pd.DataFrame:
+        table = self._measured[name]
+        if callable(table):
+            table = self._measured[name] = table()
+        return table
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Run × step."""
+        return self._table("curves")
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """Run × step × layer."""
+        return self._table("layers")
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """Run × step × unit of the last hidden layer."""
+        return self._table("units")
 
 
 @functools.cache
 def software() -> dict[str, Any]:
-    """Versions that can matter to the bits of a result, and the commit of this checkout."""
+    """The version of this package, and the commit of this checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:  # no git
         commit = ""
-    return {
-        "bnrepro": importlib.metadata.version("bnrepro"),
-        "git_commit": commit or None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
+    return {"bnrepro": importlib.metadata.version("bnrepro"), "git_commit": commit or None}
 
 
-def blas() -> dict[str, Any]:
-    """The BLAS that NumPy runs on in this process: its name and version, kernel and threads in force."""
+def environment() -> dict[str, Any]:
+    """All but the code that can matter to the bits of a result, as this process has it.
+
+    Versions; the instruction sets that NumPy found besides its baseline; and the BLAS that NumPy runs on: its name and
+    version, its kernel and its threads in force.
+    """
     found = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     # SciPy brings an OpenBLAS of its own; NumPy's is the one that products go through.
     lib = next((lib for lib in found if "numpy" in lib["filepath"]), found[0] if found else {})
     return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "simd": " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]),
         "blas": f"{lib['internal_api']} {lib['version']}" if lib else None,
         "blas_kernel": lib.get("architecture"),
         "blas_threads": lib.get("num_threads"),
@@ -137,13 +194,16 @@ def blas() -> dict[str, Any]:
 
 
 class Store:
-    """The runs of one sweep in ``folder/runs.sqlite``."""
+    """The runs of one sweep in ``folder/runs.sqlite``: one result for each run and code that computed it.
+
+    Every method raises InputError, whose message is one line, if SQLite can't read or write the file.
+    """
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
-        """Open the store, or begin it if ``create``.
+        """Open the store; with ``create``, to write: begin it if it is not there, and check that it is whole.
 
         Raises:
-            InputError: if it is not there, can't be written, or was written by something else.
+            InputError: if it is not there, can't be written, is damaged, or was written by something else.
         """
         self.path = folder / FILE
         if create:
@@ -151,13 +211,22 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"results_dir={folder.parent}: can't be written ({error.strerror})") from error
+            for path in (folder, self.path):  # SQLite would tell after training
+                if path.exists() and not os.access(path, os.W_OK):
+                    raise InputError(f"{path}: can't be written; name another results_dir")
         elif not self.path.is_file():
             raise InputError(f"{self.path}: no such store of runs")
         with self._connect() as db:
+            db.execute("BEGIN")  # so that nobody else writes in between
             (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if tables == 0 and application == 0 and create:
+            (page_size,) = db.execute("PRAGMA page_size").fetchone()
+            torn = self.path.stat().st_size % page_size  # which SQLite would fill up with zeros
+            db.execute("COMMIT")
+            if tables == 0 and application == 0:
+                if not create:
+                    raise InputError(f"{self.path}: empty; no run has been stored in it")
                 db.executescript(  # IF NOT EXISTS: another process may have begun it since
                     f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
                     f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
@@ -169,13 +238,12 @@ class Store:
                     f"{self.path}: schema {version}, this version of bnrepro reads and writes {SCHEMA_VERSION}; "
                     "name another results_dir"
                 )
-            if create:
-                with suppress(sqlite3.OperationalError):  # locked by another process, which is doing the same
-                    db.execute("PRAGMA journal_mode = WAL")
+            elif torn or (create and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)):
+                raise self._unusable("database disk image is malformed", sqlite3.SQLITE_CORRUPT)
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection in autocommit mode; what SQLite can't do is reported as bad input."""
+        """A connection in autocommit mode; what SQLite can't do, and settings that are damaged, are bad input."""
         try:
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             try:
@@ -183,52 +251,174 @@ class Store:
             finally:
                 db.close()
         except sqlite3.Error as error:
-            raise InputError(f"{self.path}: can't be used as a store of runs ({error})") from error
+            raise self._unusable(error, getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) from error
+        except json.JSONDecodeError as error:
+            raise self._unusable(f"settings of a run: {error}", sqlite3.SQLITE_CORRUPT) from error
 
-    def add(self, results: Iterable[RunResult]) -> None:
-        """Store finished runs in one transaction. A failed run gives way to a later try; nothing else is replaced."""
-        results = list(results)
+    def _unusable(self, reason: object, code: int) -> InputError:
+        advice = ADVICE.get(code & 0xFF, "")  # the primary code in an extended one
+        return InputError(f"{self.path}: can't be used as a store of runs ({reason}){advice}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are on the disk, all of them, once this ends without an error, and else none."""
         with self._connect() as db:
             db.execute("PRAGMA foreign_keys = ON")
+            db.execute("PRAGMA synchronous = EXTRA")  # on the disk even if the power goes right after
+            db.execute("PRAGMA fullfsync = ON")  # the same for macOS
             db.execute("BEGIN IMMEDIATE")
-            taken = self._finished(db)
-            for result in (r for r in results if r.config.run_id not in taken):
-                run_id = result.config.run_id
-                db.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
-                _insert(db, "runs", [result.row()])
-                for table in ("curves", "layers", "units"):
-                    _insert(db, table, [{"run_id": run_id} | row for row in getattr(result, table)])
+            yield db
             db.execute("COMMIT")
 
-    def finished(self) -> set[str]:
-        """Ids of the runs that are done or diverged: they are never trained again."""
+    def add(self, results: Iterable[RunResult], *, replace: bool = False) -> None:
+        """Store runs that have ended, in one transaction, and drop the claims to them.
+
+        A failed run gives way to a later try. A finished one does not, unless ``replace`` and the later one is
+        finished too. What other code computed stays beside it.
+        """
+        with self._transaction() as db:
+            for result in results:
+                key = _key(result.config)
+                db.execute("DELETE FROM claims WHERE run_id = ? AND code = ?", key)
+                if _is_finished(db, key) and not (replace and result.status != "failed"):
+                    continue
+                db.execute("DELETE FROM runs WHERE run_id = ? AND code = ?", key)
+                _insert(db, "runs", [result.row()])
+                (run,) = db.execute("SELECT last_insert_rowid()").fetchone()
+                for table in MEASURED:
+                    _insert(db, table, [{"run": run} | row for row in getattr(result, table)])
+
+    def finished(self) -> set[tuple[str, str]]:
+        """``(run_id, code)`` of the runs that are done or diverged."""
         with self._connect() as db:
-            return self._finished(db)
+            return set(_finished(db))
 
-    @staticmethod
-    def _finished(db: sqlite3.Connection) -> set[str]:
-        return {run_id for (run_id,) in db.execute("SELECT run_id FROM runs WHERE status != 'failed'")}
+    def settings(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
+        with self._connect() as db:
+            sql = "SELECT run_id, code, config FROM runs WHERE status != 'failed' ORDER BY run_id, code"
+            return [(run_id, code, json.loads(config)) for run_id, code, config in db.execute(sql)]
 
-    def load(self, run_ids: Iterable[str] | None = None) -> Results:
-        """The stored runs, or those asked for, as DataFrames in an order that does not depend on who finished first.
+    def of_other_code(self, runs: Iterable[RunConfig]) -> dict[str, str]:
+        """Those of ``runs`` that only other code has finished: their ids, and the last code that did."""
+        with self._connect() as db:
+            finished = _finished(db)
+        last, known = dict(finished), set(finished)
+        return {run.run_id: last[run.run_id] for run in runs if run.run_id in last and _key(run) not in known}
 
-        Table ``runs`` has every setting as a column with a dotted name, except those with a column of their own.
+    def claim(self, runs: Iterable[RunConfig], owner: str, *, replace: bool = False) -> list[RunConfig]:
+        """Claim runs that are about to be trained, so that no other sweep on this store trains them meanwhile.
+
+        A claim is void once its process has ended, or :meth:`heartbeat` was not called for ``CLAIM_SECONDS``.
+
+        Args:
+            runs: that are to be trained.
+            owner: who claims, by a name that nobody else has.
+            replace: claim runs that are finished too.
+
+        Returns:
+            The runs that ``owner`` now has: those that are not finished, nor claimed by others.
+        """
+        with self._transaction() as db:
+            others = db.execute(
+                "SELECT owner, host, pid, max(seen) FROM claims WHERE owner != ? GROUP BY owner", [owner]
+            ).fetchall()
+            void = [[name] for name, host, pid, seen in others if not _is_alive(host, pid, seen)]
+            db.executemany("DELETE FROM claims WHERE owner = ?", void)
+            claimed = "SELECT 1 FROM claims WHERE run_id = ? AND code = ? AND owner != ?"
+            free = [
+                run
+                for run in runs
+                if (replace or not _is_finished(db, _key(run)))
+                and db.execute(claimed, [*_key(run), owner]).fetchone() is None
+            ]
+            me = (owner, platform.node(), os.getpid(), time.time())
+            db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)", [_key(r) + me for r in free])
+        return free
+
+    def heartbeat(self, owner: str) -> None:
+        """Keep the claims of ``owner``."""
+        with self._transaction() as db:
+            db.execute("UPDATE claims SET seen = ? WHERE owner = ?", [time.time(), owner])
+
+    def release(self, owner: str) -> None:
+        """Drop the claims of ``owner``."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM claims WHERE owner = ?", [owner])
+
+    def load(self, runs: Iterable[RunConfig] | None = None) -> Results:
+        """What the code in place has stored of ``runs``; by default all runs, each by the code that stored it last.
+
+        The DataFrames are in an order that does not depend on who finished first. Table ``runs`` has every setting as
+        a column with a dotted name, except those with a column of their own. The others are read at first use.
+
+        Warns:
+            UserWarning: if that puts runs of different code together.
         """
         import pandas as pd
 
         with self._connect() as db:
-            tables = [_read(db, table) for table in ("runs", "curves", "layers", "units")]
-        if run_ids is not None:
-            wanted = set(run_ids)
-            tables = [t[t["run_id"].isin(wanted)].reset_index(drop=True) for t in tables]
-        runs, *measured = tables
-        settings = pd.json_normalize([json.loads(text) for text in runs["config"]])
-        settings.index = runs.index
+            db.execute("BEGIN")  # one state of the file for all that is read
+            if runs is None:
+                chosen = [run for (run,) in db.execute("SELECT max(run) FROM runs GROUP BY run_id")]
+            else:
+                wanted = {_key(run) for run in runs}
+                stored = db.execute("SELECT run, run_id, code FROM runs")
+                chosen = [run for run, *key in stored if tuple(key) in wanted]
+            table = _read(db, "runs", chosen)
+            settings = pd.json_normalize([json.loads(text) for text in table["config"]])
+        if runs is None and (versions := _versions(table)) > 1:
+            warnings.warn(
+                f"{self.path}: runs computed by {versions} versions of the code; column code tells which", stacklevel=3
+            )
+        settings.index = table.index
         own_column = ["dataset.name", "model.activation", "model.norm", "optimizer.lr", "seed", "train.steps"]
-        runs = runs.drop(columns="config").join(settings.drop(columns=own_column, errors="ignore"))
+        table = table.drop(columns="config").join(settings.drop(columns=own_column, errors="ignore"))
         order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
-        runs = runs.sort_values(order, ignore_index=True)
-        return Results(runs, *measured)
+        table = table.sort_values(order, ignore_index=True)
+        return Results(table, *(functools.partial(self._measured, name, chosen) for name in MEASURED))
+
+    def _measured(self, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+        with self._connect() as db:
+            db.execute("BEGIN")
+            (left,) = db.execute(f"SELECT count(*) FROM runs WHERE run IN {CHOSEN}", [json.dumps(chosen)]).fetchone()
+            if left != len(chosen):
+                raise InputError(f"{self.path}: runs were trained again since they were loaded; load them again")
+            return _read(db, table, chosen)
+
+
+def _key(run: RunConfig) -> tuple[str, str]:
+    return run.run_id, run.code
+
+
+def _finished(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """In the order in which they were stored."""
+    return db.execute("SELECT run_id, code FROM runs WHERE status != 'failed' ORDER BY run").fetchall()
+
+
+def _is_finished(db: sqlite3.Connection, key: tuple[str, str]) -> bool:
+    sql = "SELECT 1 FROM runs WHERE run_id = ? AND code = ? AND status != 'failed'"
+    return db.execute(sql, key).fetchone() is not None
+
+
+def _is_alive(host: str, pid: int, seen: float) -> bool:
+    """Whether a process that claimed something can be thought to be at work."""
+    if abs(time.time() - seen) > CLAIM_SECONDS:  # a clock may have been set back
+        return False
+    if host == platform.node() and os.name == "posix":  # elsewhere, signal 0 is not harmless
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's
+            return True
+    return True
+
+
+def _versions(runs: pd.DataFrame) -> int:
+    """How many versions of the code the runs are from; a class by its import path is computed by more files."""
+    named = [frozenset(re.findall(r'"(\w+\.[\w.]+)"', config)) for config in runs["config"]]
+    return max(runs.groupby(named)["code"].nunique(), default=0)
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
@@ -246,13 +436,21 @@ def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> N
         )
 
 
-def _read(db: sqlite3.Connection, table: str) -> pd.DataFrame:
-    """All rows; NULL is NaN in a column of numbers, even if it is NULL in every row."""
+CHOSEN = "(SELECT value FROM json_each(?))"
+"""A JSON list of any length as a parameter."""
+
+
+def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+    """The rows of chosen runs; NULL is NaN in a column of numbers, even if it is NULL in every row."""
     import pandas as pd
 
-    rows = db.execute(f"SELECT * FROM {table} ORDER BY run_id")
-    frame = pd.DataFrame(rows.fetchall(), columns=[column[0] for column in rows.description])
-    types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})")}
+    types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})") if name != "run"}
+    columns = ["run_id", *(name for name in types if name != "run_id")]
+    order = ", ".join(["run_id", *MEASURED.get(table, ())])
+    names = ", ".join(f'"{name}"' for name in columns)
+    source = "runs" if table == "runs" else f"{table} JOIN (SELECT run, run_id FROM runs) USING (run)"
+    rows = db.execute(f"SELECT {names} FROM {source} WHERE run IN {CHOSEN} ORDER BY {order}", [json.dumps(chosen)])
+    frame = pd.DataFrame(rows.fetchall(), columns=columns)
     return frame.astype({name: float for name in types if types[name] == "REAL" or name == "diverged_at"})
 
 
@@ -260,7 +458,7 @@ def load(name_or_path: str | Path, results_dir: str | Path = "results") -> Resul
     """Load a sweep by its name in ``results_dir``, or by the path of its folder or file.
 
     Returns:
-        ``.runs``, ``.curves`` and ``.layers``, as :meth:`Store.load` describes.
+        ``.runs``, ``.curves``, ``.layers`` and ``.units``, as :meth:`Store.load` describes.
 
     Raises:
         InputError: if there is no such store.

@@ -1,4 +1,4 @@
-"""Grid → runs → lock-step groups → joblib → store."""
+"""Grid → runs → lock-step groups → workers → store."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import math
 import sys
 import time
 import traceback
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from typing import Any
 
-import joblib
 import numpy as np
 import threadpoolctl
 from tqdm import tqdm
 
-from .config import Compute, Named, RunConfig, spell
+from . import workers
+from .config import RUN_KEYS, Compute, Named, RunConfig, check_run_keys, parse_part, spell
 from .data import Dataset
 from .errors import InputError
-from .store import RunResult, Store, blas
-from .train import Diverged, Measurement, train
+from .store import CLAIM_SECONDS, RunResult, Store, environment
+from .train import Diverged, Event, Measurement, train
+from .workers import Workers, cause_of_death
 
 MAX_GROUP = 8
 """Runs in lock-step beyond which nothing is gained: for the paper's network, 8 take half (batch norm) to two thirds of
@@ -28,6 +33,12 @@ the time per run that 1 takes, and 16 or 24 the same as 8 within the noise of th
 
 LINE_EVERY = 5.0
 """Seconds between lines of progress where there is no terminal."""
+
+HEARTBEAT = CLAIM_SECONDS / 6
+"""Seconds between two signs of life to other sweeps on the same store."""
+
+POLL = 1.0
+"""Seconds between two looks at what another sweep has finished."""
 
 
 def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig]:
@@ -41,21 +52,15 @@ def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig
         axes = list(_axes(grid, ()))
         if not axes:
             raise InputError("sweep.grid={}: must list values for at least one setting")
-        for values in itertools.product(*(values for _, values in axes)):
-            settings: Any = copy.deepcopy(dict(base))
-            for (path, _), value in zip(axes, values, strict=True):
-                node = settings
-                for key in path[:-1]:
-                    node = node.setdefault(key, {})
-                    if not isinstance(node, dict):
-                        raise InputError(f"sweep.grid.{'.'.join(path)}: no such key; {key} is not a group of settings")
-                node[path[-1]] = value
-            run = RunConfig.parse(settings)
+        for run in _combine(base, axes):
             runs[run.run_id] = run
     return list(runs.values())
 
 
-def _axes(grid: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+Keys = tuple[str, ...]
+
+
+def _axes(grid: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, list[Any]]]:
     for key, values in grid.items():
         where = (*path, key)
         if isinstance(values, Mapping):
@@ -64,6 +69,35 @@ def _axes(grid: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tupl
             yield where, values
         else:
             raise InputError(f"sweep.grid.{'.'.join(where)}={spell(values)}: must be a list of at least one value")
+
+
+def _combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) -> Iterator[RunConfig]:
+    """Every combination; each part of a run is parsed once and shared by all runs that have it."""
+    check_run_keys(_changed(base, [(path, values[0]) for path, values in axes]))
+    axes_of = {key: [i for i, (path, _) in enumerate(axes) if path[0] == key] for key in RUN_KEYS}
+    parsed: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for chosen in itertools.product(*(range(len(values)) for _, values in axes)):
+        parts: dict[str, Any] = {}
+        for key, of_key in axes_of.items():
+            part = (key, *[chosen[i] for i in of_key])
+            if part not in parsed:
+                changes = [(axes[i][0], axes[i][1][chosen[i]]) for i in of_key]
+                parsed[part] = parse_part(_changed({k: base[k] for k in [key] if k in base}, changes), key)
+            parts |= parsed[part]
+        yield RunConfig(**parts)
+
+
+def _changed(settings: Mapping[str, Any], changes: Sequence[tuple[Keys, Any]]) -> dict[str, Any]:
+    """A copy of the settings with the changes."""
+    changed = copy.deepcopy(dict(settings))
+    for path, value in changes:
+        node = changed
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise InputError(f"sweep.grid.{'.'.join(path)}: no such key; {key} is not a group of settings")
+        node[path[-1]] = value
+    return changed
 
 
 def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None = None) -> list[list[RunConfig]]:
@@ -91,25 +125,14 @@ def train_group(
 ) -> list[RunResult]:
     """Train runs of one ``group_id`` in lock-step, with one BLAS thread.
 
-    An exception makes all of them ``failed``, with its traceback; it is not raised.
+    A run that raises is ``failed``, with its traceback. In lock-step that can't be told from its neighbours, so each
+    run of the group is then trained alone.
     """
-    results = [RunResult(run) for run in runs]
     begin = time.perf_counter()
-    first = runs[0]
+    results = [RunResult(run) for run in runs]
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         try:
-            events = train(
-                networks=[run.model.value.build(data.classes) for run in runs],
-                optimizer=first.optimizer.value,
-                learning_rates=[run.lr for run in runs],
-                seeds=[run.seed for run in runs],
-                data=data,
-                schedule=first.train,
-                lr_schedule=first.lr_schedule.value,
-                diagnostics=first.diagnostic_functions(),
-                dtype=np.dtype(first.train.dtype),
-            )
-            for event in events:
+            for event in events(runs, data):
                 if isinstance(event, Measurement):
                     _record(event, results)
                     if watch:
@@ -121,13 +144,30 @@ def train_group(
                     for r, accuracy in zip(event.runs, event.test_accuracy, strict=True):
                         results[r].test_accuracy = float(accuracy)
         except Exception:
-            for result in results:
-                result.status, result.error = "failed", traceback.format_exc()
-        provenance = blas()
+            if len(runs) > 1:
+                return [result for run in runs for result in train_group([run], data)]
+            results[0].status, results[0].error = "failed", traceback.format_exc()
+        provenance = environment()
     seconds = (time.perf_counter() - begin) / len(runs)
     for result in results:
         result.seconds, result.provenance = seconds, provenance
     return results
+
+
+def events(runs: Sequence[RunConfig], data: Dataset) -> Iterator[Event]:
+    """Training of runs of one ``group_id`` in lock-step."""
+    first = runs[0]
+    return train(
+        networks=[run.model.value.build(data.classes) for run in runs],
+        optimizer=first.optimizer.value,
+        learning_rates=[run.lr for run in runs],
+        seeds=[run.seed for run in runs],
+        data=data,
+        schedule=first.train,
+        lr_schedule=first.lr_schedule.value,
+        diagnostics=first.diagnostic_functions(),
+        dtype=np.dtype(first.train.dtype),
+    )
 
 
 def _record(measured: Measurement, results: Sequence[RunResult]) -> None:
@@ -165,31 +205,132 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Named, Dataset]:
 
 
 def run_all(
-    runs: Sequence[RunConfig], store: Store, compute: Compute, report: Callable[[list[RunResult]], object]
+    runs: Sequence[RunConfig], store: Store, compute: Compute, progress: Progress, *, force: bool = False
 ) -> None:
-    """Train the runs that the store lacks on all workers; store each group as it ends, then ``report`` it.
+    """Train the runs that the store lacks on all workers, or all runs if ``force``, and store each group as it ends.
+
+    What other sweeps on the same store are training meanwhile is left to them, and waited for.
 
     Raises:
-        InputError: if the data can't be loaded or the store can't be written.
+        InputError: if the data can't be loaded, the store can't be written, or the workers can't be used.
     """
-    missing = without(runs, store.finished())
+    missing = list(runs) if force else without(runs, store.finished())
     if not missing:
         return
-    data = load_data(missing)
-    workers = joblib.effective_n_jobs(compute.n_jobs)
-    groups = form_groups(missing, workers, compute.group_size)
-    # joblib hands arrays of this size to its workers as one memory-mapped copy.
-    parallel = joblib.Parallel(
-        n_jobs=min(workers, len(groups)), batch_size=1, return_as="generator_unordered", max_nbytes="1M"
-    )
-    for results in parallel(joblib.delayed(train_group)(group, data[group[0].dataset]) for group in groups):
-        store.add(results)
-        report(results)
+    owner = uuid.uuid4().hex
+    try:
+        with workers.start(compute, load_data(missing)) as started:
+            _Driver(store, owner, started, compute.group_size, progress, force).drive(missing)
+    finally:
+        with suppress(InputError):  # they are void once this process has ended
+            store.release(owner)
 
 
-def without(runs: Sequence[RunConfig], finished: set[str]) -> list[RunConfig]:
-    """The runs that are not finished, in their order."""
-    return [run for run in runs if run.run_id not in finished]
+class _Driver:
+    """Keeps workers busy, until every run has ended."""
+
+    def __init__(
+        self, store: Store, owner: str, started: Workers, group_size: int | None, progress: Progress, force: bool
+    ) -> None:
+        self.store, self.owner, self.workers, self.group_size = store, owner, started, group_size
+        self.progress, self.force = progress, force
+        self.queue: deque[list[RunConfig]] = deque()
+        self.in_training: dict[Future[list[RunResult]], list[RunConfig]] = {}
+        self.suspects: deque[RunConfig] = deque()
+        """Runs whose worker died while it trained nothing else. They are tried once more when nothing else is in
+        training anywhere, so that no neighbour can have taken the memory."""
+        self.suspected: set[str] = set()
+        self.elsewhere: list[RunConfig] = []
+        """Runs that another sweep had claimed."""
+        self.last_heartbeat = time.monotonic()
+
+    def drive(self, missing: Sequence[RunConfig]) -> None:
+        """Train what is missing."""
+        self._enqueue(missing)
+        while self.queue or self.in_training or self.suspects or self.elsewhere:
+            at_once = self.workers.count
+            if at_once == 0:
+                self.progress.note("no worker is connected; waiting for one")
+            while self.queue and len(self.in_training) < max(1, at_once):
+                self._claim_and_train(self.queue.popleft())
+            if self.in_training:
+                for future in wait(self.in_training, HEARTBEAT, FIRST_COMPLETED).done:
+                    self._end(future)
+            elif self.suspects:
+                self._claim_and_train([self.suspects.popleft()])
+            elif self.elsewhere:
+                self._wait_for_others()
+            if time.monotonic() - self.last_heartbeat > HEARTBEAT:
+                self.store.heartbeat(self.owner)
+                self.last_heartbeat = time.monotonic()
+
+    def _enqueue(self, runs: Sequence[RunConfig]) -> None:
+        self.queue.extend(form_groups(runs, max(1, self.workers.count), self.group_size))
+
+    def _claim_and_train(self, group: Sequence[RunConfig]) -> None:
+        claimed = self.store.claim(group, self.owner, replace=self.force)
+        ours = {run.run_id for run in claimed}
+        self.elsewhere += [run for run in group if run.run_id not in ours]
+        if claimed:
+            self.in_training[self.workers.submit(train_group, claimed)] = claimed
+
+    def _end(self, future: Future[list[RunResult]]) -> None:
+        group = self.in_training.pop(future)
+        if future.cancelled():
+            raise InputError("compute.scheduler: lost, with all that was in training; the same command goes on")
+        error = future.exception()
+        if error is None:
+            self._store(future.result())
+        elif isinstance(error, InputError):
+            raise error
+        elif len(group) > 1:
+            half = len(group) // 2
+            self.queue.extendleft([group[half:], group[:half]])
+        elif group[0].run_id not in self.suspected:
+            self.suspected.add(group[0].run_id)
+            self.suspects.append(group[0])
+        else:
+            reason = cause_of_death(error)
+            told = f"WorkerDied: {reason}, twice while it trained this run and nothing else; perhaps out of memory"
+            text = told if reason else "".join(traceback.format_exception(error))
+            self._store([RunResult(group[0], status="failed", error=text)])
+
+    def _store(self, results: list[RunResult]) -> None:
+        self.store.add(results, replace=self.force)
+        self.progress(results)
+
+    def _wait_for_others(self) -> None:
+        left = self.elsewhere if self.force else without(self.elsewhere, self.store.finished())
+        self.progress.found(len(self.elsewhere) - len(left))
+        self.elsewhere = []
+        if left:
+            self.progress.note("the runs that are left are in training by another process; waiting for it")
+            time.sleep(POLL)
+            self._enqueue(left)
+
+
+def without(runs: Sequence[RunConfig], finished: set[tuple[str, str]]) -> list[RunConfig]:
+    """The runs that are not finished by the code in place, in their order."""
+    return [run for run in runs if (run.run_id, run.code) not in finished]
+
+
+def tell_apart(some: Sequence[RunConfig], runs: Sequence[RunConfig]) -> list[str]:
+    """For each of ``some``, its settings that are not the same in all ``runs``, as a command line has them."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in _flat(run.to_dict(), ""):
+            values.setdefault(key, set()).add(value)
+    varying = [key for key, found in values.items() if len(found) > 1]
+    flat = [dict(_flat(run.to_dict(), "")) for run in some]
+    return [" ".join(f"{key}={run[key]}" for key in varying if key in run) or "the only run" for run in flat]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, spell(value)
 
 
 class Progress:
@@ -197,14 +338,16 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         """``total`` runs are to be trained."""
-        self.total, self.ended, self.failed = total, 0, 0
+        self.total, self.ended = total, 0
+        self.failed: list[RunResult] = []
+        self._noted: set[str] = set()
         self._begin = self._last_line = time.monotonic()
         self._bar = tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
     def __call__(self, results: Sequence[RunResult]) -> None:
         """Count the runs of a group that has ended."""
         self.ended += len(results)
-        self.failed += sum(result.status == "failed" for result in results)
+        self.failed += [result for result in results if result.status == "failed"]
         self._bar.update(len(results))
         now = time.monotonic()
         if self._bar.disable and (now - self._last_line > LINE_EVERY or self.ended == self.total):
@@ -213,3 +356,16 @@ class Progress:
             print(f"{self.ended} of {self.total} runs, {left} left", file=sys.stderr, flush=True)
         if self.ended == self.total:
             self._bar.close()
+
+    def found(self, count: int) -> None:
+        """So many runs have been trained by another process."""
+        self.total -= count
+        self._bar.total = self.total
+        if self.ended == self.total:
+            self._bar.close()
+
+    def note(self, line: str) -> None:
+        """Say what keeps the sweep from going on, once."""
+        if line not in self._noted:
+            self._bar.write(line, file=sys.stderr)
+        self._noted.add(line)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bnrepro.config import RUN_KEYS, RunConfig, compose
 from bnrepro.data import IDX_FILES
+from bnrepro.experiment import TABLES
 from bnrepro.store import Results
 
 TINY = ("model.hidden=[8]", "train.steps=20", "train.measurements=4")
@@ -61,6 +62,11 @@ def part_of(results: Results, condition: str) -> Results:
     runs = results.runs.query(condition).reset_index(drop=True)
     measured = (results.curves, results.layers, results.units)
     return Results(runs, *(t[t["run_id"].isin(runs["run_id"])].reset_index(drop=True) for t in measured))
+
+
+def dataframes(results: Results) -> list[pd.DataFrame]:
+    """All four."""
+    return [getattr(results, name) for name in TABLES]
 
 
 def query(file: Path, sql: str) -> list[Any]:

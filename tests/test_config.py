@@ -1,6 +1,9 @@
 """Settings are typed and checked, and a run is identified by what they say and not by how they say it."""
 
+import hashlib
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,17 @@ import pytest
 from hydra.errors import HydraException
 from runs import TINY, a_run, settings
 
+from bnrepro import config
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, spell, typed
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
 
 BATCH = {"model.norm": "batch"}
+
+
+def a_cnn(*overrides: str) -> RunConfig:
+    return RunConfig.parse(Settings.parse(compose(["model=cnn", *overrides])).run)
 
 
 def message(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -406,7 +414,7 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("compute.n_jobs=true", "compute.n_jobs=true: must be a valid integer"),
         ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
         ("+compute.foo=0", "compute.foo=0: no such key; known are n_jobs, group_size"),
-        ("+sweep.foo=1", "sweep.foo=1: no such key; known are grid, more"),
+        ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, grid, more"),
         ("+sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
         ("+sweep.grid=[1]", "sweep.grid=[1]: must be a valid dictionary"),
     ],
@@ -430,7 +438,7 @@ def test_values_are_spelled_as_on_a_command_line(value: Any, spelled: str) -> No
 
 
 def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_with_batch_norm() -> None:
-    run = RunConfig.parse(Settings.parse(compose(["model=cnn", "train.batch_size=1"])).run)
+    run = a_cnn("train.batch_size=1")
     assert run.model.value.build(10).layers["norm1"] == BatchNorm()
     with pytest.raises(InputError, match=r"^train\.batch_size=1: batch norm needs at least 2 examples"):
         a_run(BATCH | {"train.batch_size": 1})
@@ -482,3 +490,60 @@ def test_more_grids_are_the_grid_with_changes() -> None:
     grid, *changed = Settings.parse(compose(["+sweep=learning_rates", more])).grids
     first = {**grid, "optimizer": {"lr": [1]}, "train": {"steps": [5, 6]}}
     assert changed == [first, {**grid, "seed": [9]}]
+
+
+# Identity of what computes
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with an activation of its own, and one that it has from elsewhere."""
+    own = "from theirs_of_test_config import Theirs\nclass Own(Theirs): ...\n"
+    theirs = "from bnrepro.layers import ReLU\nclass Theirs(ReLU): ...\n"
+    for name, source in (("own_of_test_config", own), ("theirs_of_test_config", theirs)):
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def fresh_code(run: RunConfig) -> str:
+    """As a new process would find it."""
+    config._digest_of_code.cache_clear()
+    return run.code
+
+
+def test_code_is_the_same_for_runs_that_differ_in_settings_only() -> None:
+    runs = [a_run(), a_run({"seed": 1, "model.activation": "relu", "train.steps": 3}), a_cnn()]
+    (code,) = {run.code for run in runs}
+    assert re.fullmatch(r"[0-9a-f]{16}", code)
+
+
+@pytest.mark.parametrize("module", config.NUMERIC_MODULES)
+def test_code_changes_with_each_numeric_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    run, loaded = a_run(), sys.modules[f"bnrepro.{module}"]
+    source, code = Path(loaded.__file__ or "").read_bytes(), run.code
+    monkeypatch.setattr(loaded, "__file__", str(tmp_path / "copy.py"))
+    (tmp_path / "copy.py").write_bytes(source.replace(b"\n", b"\r\n"))  # as git may have it on Windows
+    assert fresh_code(run) == code
+    (tmp_path / "copy.py").write_bytes(source + b"#")
+    assert fresh_code(run) != code
+    config._digest_of_code.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["Own", "Theirs"])
+@pytest.mark.parametrize("changed", ["own_of_test_config", "theirs_of_test_config"])
+def test_code_changes_with_the_modules_of_what_is_named_by_import_path(mine: Path, name: str, changed: str) -> None:
+    run, other = a_run({"model.activation": f"own_of_test_config.{name}"}), a_run({"model.activation": "relu"})
+    code = fresh_code(run)
+    assert code != other.code
+    with (mine / f"{changed}.py").open("a") as file:
+        file.write("# changed\n")
+    assert fresh_code(run) != code
+    assert other.code == a_run().code
+
+
+def test_the_id_of_a_run_is_the_digest_of_its_settings() -> None:
+    for run in (a_run({"model.norm": "batch"}), a_cnn("optimizer=momentum", "optimizer.lr=1e-3")):
+        text = json.dumps(run.to_dict(), sort_keys=True)
+        assert run.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,14 +11,14 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from runs import part_of, settings
+from runs import dataframes, part_of, settings
 
 from bnrepro.config import Compute
 from bnrepro.errors import InputError
 from bnrepro.experiment import find_experiment, read_tables, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import expand, run_all
+from bnrepro.sweep import Progress, expand, run_all
 
 covariate_shift: Any = find_experiment("covariate_shift")
 nan, inf = math.nan, math.inf
@@ -167,7 +167,8 @@ def test_arms_are_in_the_order_of_the_paper_then_by_rate() -> None:
 
 def train(folder: Any, grid: dict[str, Any], **changes: Any) -> Results:
     store = Store(folder, create=True)
-    run_all(expand(settings(changes), grid), store, Compute(1, None), lambda results: None)
+    runs = expand(settings(changes), grid)
+    run_all(runs, store, Compute(1, None), Progress(len(runs)))
     return store.load()
 
 
@@ -227,7 +228,7 @@ def content(figures: dict[str, Figure]) -> dict[str, list[Any]]:
 def test_any_part_of_a_sweep_can_be_shown(trained: Results, part: str) -> None:
     """Without a warning, which would be an error here."""
     results = part_of(trained, PARTS[part])
-    before = [table.copy() for table in vars(results).values()]
+    before = [table.copy() for table in dataframes(results)]
     table = covariate_shift.score(results)
     assert len(table) == len(results.runs[["activation", "norm", "lr"]].drop_duplicates())
     activations = [a for a in ("sigmoid", "relu") if a in set(results.runs["activation"])]
@@ -249,7 +250,7 @@ def test_any_part_of_a_sweep_can_be_shown(trained: Results, part: str) -> None:
             assert ax.get_xscale() != "linear"
         figure.set_layout_engine("none")  # which would draw it twice
         figure.draw_without_rendering()
-    for table, old in zip(vars(results).values(), before, strict=True):
+    for table, old in zip(dataframes(results), before, strict=True):
         pd.testing.assert_frame_equal(table, old)
 
 

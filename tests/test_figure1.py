@@ -12,12 +12,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from runs import dataframes, part_of
 
 from bnrepro.config import Compute, Settings, compose
 from bnrepro.experiment import EXPERIMENTS, find_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import expand, run_all
+from bnrepro.sweep import Progress, expand, run_all
 
 
 def the_experiment() -> ModuleType:
@@ -383,14 +384,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     few = ["sweep.grid.model.init=[{scheme: normal, std: 0.1}, {scheme: xavier, std: null}]"]
     composed = Settings.parse(compose(["+sweep=figure1", *small, *rates, *few]))
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
-    run_all(expand(composed.run, *composed.grids), store, Compute(1, None), lambda results: None)
+    runs = expand(composed.run, *composed.grids)
+    run_all(runs, store, Compute(1, None), Progress(len(runs)))
     return store.load()
-
-
-def part_of(results: Results, condition: str) -> Results:
-    runs = results.runs.query(condition).reset_index(drop=True)
-    measured = (results.curves, results.layers, results.units)
-    return Results(runs, *(t[t["run_id"].isin(runs["run_id"])].reset_index(drop=True) for t in measured))
 
 
 PARTS = {
@@ -421,7 +417,7 @@ def test_the_small_sweep_diverges_and_has_units(trained: Results) -> None:
 def test_any_part_of_the_sweep_can_be_shown(trained: Results, part: str) -> None:
     """Without a warning, which would be an error here."""
     results = part_of(trained, PARTS[part])
-    before = [table.copy() for table in vars(results).values()]
+    before = [table.copy() for table in dataframes(results)]
     with look():
         figures = figure1.figures(results)
         for figure in figures.values():
@@ -431,7 +427,7 @@ def test_any_part_of_the_sweep_can_be_shown(trained: Results, part: str) -> None
     with_units = [f"units-{norm}" for norm in ("none", "batch") if norm in measured]
     assert [*figures] == ["figure1a", "settings", *(["figure1bc"] if len(with_units) == 2 else []), *with_units]
     assert {norm for norm, *_ in figure1.score(results).index} == set(results.runs["norm"])
-    for table, old in zip(vars(results).values(), before, strict=True):
+    for table, old in zip(dataframes(results), before, strict=True):
         pd.testing.assert_frame_equal(table, old)
 
 

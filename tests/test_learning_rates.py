@@ -1,7 +1,6 @@
 """Learning rates and steps to accuracy: tables worked by hand, and figures of any part of a sweep."""
 
 import copy
-import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from runs import part_of, settings
+from runs import dataframes, part_of, settings
 
 from bnrepro.config import Compute, RunConfig
-from bnrepro.experiment import find_experiment, read_tables, show, write_tables
+from bnrepro.experiment import TABLES, find_experiment, read_tables, show, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import expand, run_all
+from bnrepro.sweep import Progress, expand, run_all
 
 learning_rates: Any = find_experiment("learning_rates")
 nan = math.nan
@@ -448,7 +447,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[RunConfig], Pa
     """The runs of the grid, and the folder of their store."""
     folder = tmp_path_factory.mktemp("sweep")
     runs = expand(settings({"model.hidden": [16, 16], "train.steps": 60}), GRID)
-    run_all(runs, Store(folder, create=True), Compute(1, None), lambda results: None)
+    run_all(runs, Store(folder, create=True), Compute(1, None), Progress(len(runs)))
     return runs, folder
 
 
@@ -494,7 +493,7 @@ def check(figure: Figure) -> None:
 def test_any_part_of_a_sweep_can_be_shown(trained: Results, part: str) -> None:
     """Without a warning, which would be an error here."""
     results = part_of(trained, PARTS[part])
-    before = [table.copy() for table in vars(results).values()]
+    before = [table.copy() for table in dataframes(results)]
     arms = results.runs[["activation", "norm"]].drop_duplicates()
     assert len(learning_rates.score(results)) == len(arms)
     tables = learning_rates.tables(results)
@@ -507,7 +506,7 @@ def test_any_part_of_a_sweep_can_be_shown(trained: Results, part: str) -> None:
     with look():
         for figure in learning_rates.figures(results).values():
             check(figure)
-    for table, old in zip(vars(results).values(), before, strict=True):
+    for table, old in zip(dataframes(results), before, strict=True):
         pd.testing.assert_frame_equal(table, old)
 
 
@@ -554,8 +553,9 @@ def test_reference_data_have_no_column_that_is_not_shown(trained: Results, table
     assert reference.units.empty
     for column in getattr(reference, table):
         without = getattr(reference, table).drop(columns=column)
+        tables = dict(zip(TABLES, dataframes(reference), strict=True)) | {table: without}
         with pytest.raises(KeyError):
-            everything_shown(dataclasses.replace(reference, **{table: without}))
+            everything_shown(Results(**tables))
 
 
 def test_the_tables_are_printed_and_written_under_their_names(

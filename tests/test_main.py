@@ -19,7 +19,7 @@ from runs import query, write_idx
 
 import bnrepro
 from bnrepro import __main__ as command_line
-from bnrepro import sweep
+from bnrepro import config, sweep
 from bnrepro.config import ROOT
 from bnrepro.data import IDX_FILES, Dataset
 from bnrepro.store import FILE, RunResult
@@ -255,7 +255,13 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
 def test_a_failed_run_does_not_keep_the_others_from_being_shown(call: Callable[..., Ended], mine: str) -> None:
     ended = call("+sweep", *SMALL, f"sweep.grid.model.activation=[{mine}.Broken,relu]")
     assert ended.status == 1
-    assert "2 runs failed; column error of results/learning_rates/runs.sqlite has the tracebacks" in ended.err
+    *_, told, first, second, where = ended.err.splitlines()
+    assert told == "2 runs failed:"
+    assert first == f"  model.activation={mine}.Broken model.norm=none: RuntimeError: broken on purpose"
+    assert second == f"  model.activation={mine}.Broken model.norm=batch: RuntimeError: broken on purpose"
+    assert where == (
+        "their tracebacks: column error of results/learning_rates/runs.sqlite; the same command tries them again"
+    )
     assert "relu       none" in ended.out
     assert "Broken" not in ended.out.rpartition("steps to 90%")[2].partition("results/")[0]
     assert "Traceback" not in ended.err
@@ -266,11 +272,94 @@ def test_an_interrupted_sweep_says_what_is_stored(call: Callable[..., Ended], mo
     def interrupted(results: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep.Progress, "__call__", lambda self, results: interrupted(results))
-    ended = call("+sweep", *SMALL, "compute.group_size=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep.Progress, "__call__", lambda self, results: interrupted(results))
+        ended = call("+sweep", *SMALL, "compute.group_size=1")
     assert ended.status == 130
-    assert "interrupted: 1 of 4 runs are stored; the same command goes on from there" in ended.out
-    monkeypatch.undo()
+    said, _, words = ended.err.strip().partition("python -m bnrepro ")
+    assert said == "bnrepro: interrupted; 1 of 4 runs are stored; to go on: "
+    assert call(*shlex.split(words)).out.startswith("learning_rates: 4 runs, 1 found finished in ")
+
+
+def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
+    call: Callable[..., Ended], here: Path, trained: list[str]
+) -> None:
+    first = call("+sweep", *SMALL, "sweep.dry_run=true")
+    assert (first.status, first.err) == (0, "")
+    lines = first.out.splitlines()
+    assert lines[0] == "learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite"
+    assert lines[1] == "4 runs to train in 4 groups of up to 1, 1 at once"
+    assert re.fullmatch(r"time: about 00:0\d, by 1 s of training of 4 of 4 kinds of runs", lines[2])
+    assert re.fullmatch(r"memory: about \d+ MB in each of 1 workers and \d+ MB here", lines[3])
+    assert lines[4:] == ["nothing was trained or stored: sweep.dry_run=true"]
+    assert list(here.iterdir()) == []
+    assert trained == []
+
+    call("+sweep", *SMALL)
+    before = {path: (here / path).read_bytes() for path in files(here)}
+    wider = [*SMALL[:-1], "sweep.grid.seed=[0,1]"]
+    lines = call("+sweep", *wider, "sweep.dry_run=true").out.splitlines()
+    assert lines[0].startswith("learning_rates: 8 runs, 4 found finished in ")
+    assert lines[1].startswith("4 runs to train ")
+    assert re.fullmatch(r"time: about 00:0\d, by the times of stored runs", lines[2])
+    assert call("+sweep", *SMALL, "sweep.dry_run=true").out.splitlines()[1:] == ["nothing to train"]
+    assert {path: (here / path).read_bytes() for path in files(here)} == before
+    assert len(trained) == 4
+
+
+def test_force_trains_again_what_is_stored(call: Callable[..., Ended], here: Path, trained: list[str]) -> None:
+    call("+sweep", *SMALL)
+    drawn = {path: (here / path).read_bytes() for path in files(here) if "sqlite" not in path}
+    again = call("+sweep", *SMALL, "sweep.force=true")
+    assert again.status == 0
+    assert len(trained) == 8
+    assert {path: (here / path).read_bytes() for path in files(here) if "sqlite" not in path} == drawn
+    assert len(bnrepro.load("learning_rates").runs) == 4
+
+
+def test_runs_of_other_code_are_named_and_trained_again(
+    call: Callable[..., Ended], here: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(config, "_digest_of_code", lambda names: "0123456789abcdef")
+        call("+sweep", *SMALL)
+    wider = [*SMALL[:-1], "sweep.grid.seed=[0,1]"]
+    redrawn = call(*wider, script=SCRIPT)
+    assert "8 of 8 runs are not in results/learning_rates (4 of them were computed by other code); " in redrawn.err
+    ended = call("+sweep", *wider)
+    assert (ended.status, len(trained)) == (0, 12)
+    assert ended.out.splitlines()[:2] == [
+        "learning_rates: 8 runs, 0 found finished in results/learning_rates/runs.sqlite",
+        "4 stored runs were computed by other code (0123456789abcdef) and are trained again",
+    ]
+    assert " 8 found finished " in call("+sweep", *wider).out.splitlines()[0]
+    file = here / "results" / "learning_rates" / FILE
+    assert query(file, "SELECT count(*), count(DISTINCT code) FROM runs") == [(12, 2)]  # and the old ones are kept
+
+
+def test_stored_runs_are_verified_by_training_some_of_them_again(
+    call: Callable[..., Ended], here: Path, trained: list[str]
+) -> None:
+    call("+sweep", *SMALL)
+    verified = call("+verify", *TINY, "verify.sample=2")
+    assert verified.status == 0
+    assert "2 of 2 runs are equal, bit for bit" in verified.out
+    assert len(trained) == 6
+    query(here / "results" / "learning_rates" / FILE, "UPDATE curves SET train_loss = train_loss + 1e-9 WHERE step = 5")
+    assert call("+verify=learning_rates", *TINY).status == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("", ""),
+        ("WorkerDied: exit code 1\n", "WorkerDied: exit code 1"),
+        ('Traceback:\n  File "a.py", line 1\n    x\nValueError: two\nlines', "ValueError: two"),
+        ('Traceback:\n  File "a.py"\nKeyError: 1\n\nDuring …:\n\nTraceback:\n  File "b.py"\nOSError', "OSError"),
+    ],
+)
+def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -> None:
+    assert command_line.headline(error) == line
 
 
 @pytest.mark.parametrize("name", ["learning_rates", "covariate_shift"])
@@ -402,7 +491,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep=foo", "sweep=foo: must be one of covariate_shift, figure1, implementation_mistakes, learning", nothing),
     ("optimizer=foo", "optimizer=foo: must be one of adagrad, momentum, sgd", nothing),
     ("model=foo", "model=foo: must be one of cnn, mlp", nothing),
-    ("compute=foo", "compute=foo: must be one of local", nothing),
+    ("compute=foo", "compute=foo: must be one of dask, local", nothing),
     ("--multirun dataset=digits,foo", "dataset=foo: must be one of digits, fashion_mnist, mnist", nothing),
     ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
     ("dataset=null", "Config group override must be .*; a group takes the name of an option, as in dataset=", nothing),
@@ -421,6 +510,13 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep +sweep.grid.foo=[1]", f"foo=1: no such key; known are {GROUPS}, train, diagnostics, seed", nothing),
     ("~seed", "seed: missing", nothing),
     ("~train", "train=null: must be a group of settings", nothing),
+    ("sweep.dry_run=true", "sweep=null: must be one of covariate_shift, figure1, ", nothing),
+    ("+sweep sweep.force=perhaps", "sweep.force=perhaps: must be a valid boolean", nothing),
+    ("+verify=foo", "results/foo/runs.sqlite: no such store of runs", nothing),
+    ("+verify +sweep", "verify.sweep=learning_rates: not together with sweep=learning_rates", nothing),
+    ("+verify verify.sample=0", "verify.sample=0: must be greater than 0", nothing),
+    ("compute.scheduler=tcp://h:1", "compute.scheduler=tcp://h:1: no such key; known are n_jobs, group_size", nothing),
+    ("+sweep compute=dask compute.scheduler=x://y", "compute.scheduler=x://y: can't be reached .*unknown", nothing),
     # Hydra's grammar
     ("model.hidden=[1", r"model.hidden=\[1: must be KEY=VALUE, .*no viable alternative", nothing),
     ("sweep", "sweep: must be KEY=VALUE, .*missing EQUAL", nothing),

@@ -1,10 +1,19 @@
 """What is stored comes back, once, whole or not at all; and nobody else's file is touched."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
+import os
+import resource
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +24,26 @@ import pytest
 from runs import a_run, assert_same_results, query
 
 import bnrepro
+from bnrepro import store as module
+from bnrepro.config import RunConfig
 from bnrepro.errors import InputError
-from bnrepro.store import APPLICATION_ID, FILE, SCHEMA_VERSION, RunResult, Store, load, software
+from bnrepro.store import (
+    APPLICATION_ID,
+    CLAIM_SECONDS,
+    FILE,
+    SCHEMA_VERSION,
+    Results,
+    RunResult,
+    Store,
+    environment,
+    load,
+    software,
+)
 
 REQUIRED = {
     "run_id", "status", "dataset", "activation", "norm", "lr", "seed", "steps", "test_accuracy", "diverged_at",
-    "seconds", "bnrepro", "git_commit", "numpy", "blas", "blas_kernel", "blas_threads",
+    "seconds", "code", "bnrepro", "git_commit", "python", "numpy", "simd", "blas", "blas_kernel", "blas_threads",
+    "machine",
 }  # fmt: skip
 NAN = math.nan
 
@@ -52,7 +75,7 @@ def test_measures_that_a_table_has_not_seen_become_its_columns(store: Store) -> 
     units = [{"step": 0, "unit": n, "p50": float(n)} for n in (1, 2, 3)]
     newer = a_result(0.2, curves=curves, layers=layers, units=units)
     store.add([newer])
-    loaded = store.load([newer.config.run_id])
+    loaded = store.load([newer.config])
     assert loaded.curves["landscape_smoothness"].tolist() == [3.0]
     assert loaded.layers["p50"].tolist()[0] == 2.0
     assert loaded.layers["shift_norm"].isna().tolist() == [True, False]
@@ -62,25 +85,27 @@ def test_measures_that_a_table_has_not_seen_become_its_columns(store: Store) -> 
         "unit": [1, 2, 3],
         "p50": [1.0, 2.0, 3.0],
     }
-    older = store.load([a_result(0.1).config.run_id])
+    older = store.load([a_result(0.1).config])
     assert older.curves["landscape_smoothness"].isna().all()
     assert older.layers["p15"].notna().all()
 
 
 def test_what_is_added_is_loaded(store: Store) -> None:
-    result = a_result(provenance={"blas": "openblas 1", "blas_kernel": "Zen", "blas_threads": 1, "machine": "m"})
+    here = {"python": "3", "numpy": "2", "simd": "X86_V3", "blas": "openblas 1", "blas_kernel": "Zen", "machine": "m"}
+    result = a_result(provenance=here | {"blas_threads": 1})
     store.add([result])
     loaded = store.load()
     (row,) = loaded.runs.to_dict("records")
     assert row.keys() >= REQUIRED
     expected = {
         "run_id": result.config.run_id, "status": "done", "dataset": "digits", "activation": "sigmoid", "norm": "none",
-        "lr": 0.1, "seed": 0, "steps": 20, "test_accuracy": 0.75, "seconds": 1.5, "blas": "openblas 1",
-        "blas_threads": 1, "dataset.binarize": False, "model.hidden": [8], "model.init.std": 0.1,
-        "train.batch_size": 60, "optimizer.name": "sgd", **software(),
+        "lr": 0.1, "seed": 0, "steps": 20, "test_accuracy": 0.75, "seconds": 1.5, "blas_threads": 1,
+        "dataset.binarize": False, "model.hidden": [8], "model.init.std": 0.1, "train.batch_size": 60,
+        "optimizer.name": "sgd", "code": result.config.code, **here, **software(),
     }  # fmt: skip
     assert {key: row[key] for key in expected} == expected
     assert math.isnan(row["diverged_at"])
+    assert not {"run", "config"} & row.keys()
     assert loaded.curves.drop(columns="run_id").to_dict("records") == result.curves
     assert loaded.layers.drop(columns="run_id").to_dict("records") == result.layers
     assert set(loaded.curves["run_id"]) == set(loaded.layers["run_id"]) == {result.config.run_id}
@@ -146,9 +171,49 @@ def test_rows_are_in_the_same_order_whoever_finished_first(tmp_path: Path) -> No
 def test_load_of_chosen_runs_only(store: Store) -> None:
     chosen, other = a_result(0.1), a_result(0.2)
     store.add([chosen, other])
-    results = store.load([chosen.config.run_id, "unknown"])
+    results = store.load([chosen.config, a_run({"seed": 7})])
     for table in (results.runs, results.curves, results.layers):
         assert set(table["run_id"]) == {chosen.config.run_id}
+
+
+def test_tables_of_measurements_are_read_at_first_use_and_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add([a_result()])
+    read, tables = module._read, list[str]()
+
+    def watched(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+        tables.append(table)
+        return read(db, table, chosen)
+
+    monkeypatch.setattr(module, "_read", watched)
+    results = store.load()
+    assert len(results.runs) == 1
+    assert tables == ["runs"]
+    assert results.layers is results.layers
+    assert len(results.curves) == 2
+    assert tables == ["runs", "layers", "curves"]
+
+
+def test_results_of_given_tables() -> None:
+    runs, curves, layers, units = (pd.DataFrame({"a": [number]}) for number in range(4))
+    results = Results(runs, curves, layers=layers, units=units)
+    for table, given in ((results.runs, runs), (results.curves, curves), (results.layers, layers)):
+        assert table is given
+    assert results.units is units
+
+
+def test_where_a_run_was_computed_is_stored(store: Store) -> None:
+    store.add([a_result(provenance=environment())])
+    (row,) = store.load().runs.to_dict("records")
+    assert environment().items() <= row.items()
+    assert {"python", "numpy", "simd", "blas", "blas_kernel", "machine"} < environment().keys()
+
+
+def test_settings_are_those_of_the_finished_runs(store: Store) -> None:
+    results = [a_result(seed=seed, status=status) for seed, status in enumerate(("done", "failed", "diverged"))]
+    store.add(results)
+    done, _, diverged = (result.config for result in results)
+    expected = [(run.run_id, run.code, run.to_dict()) for run in (done, diverged)]
+    assert store.settings() == sorted(expected, key=lambda row: row[0])
 
 
 def test_settings_of_different_runs_share_a_table(store: Store) -> None:
@@ -173,7 +238,8 @@ def test_a_failed_run_gives_way_to_a_later_try(store: Store) -> None:
     assert results.runs["error"].isna().all()
     assert len(results.curves) == 2
     assert len(results.layers) == 0  # those of the failed try are gone
-    assert store.finished() == {failed.config.run_id}
+    assert query(store.path, "SELECT count(*) FROM layers") == [(0,)]
+    assert store.finished() == {(failed.config.run_id, failed.config.code)}
 
 
 @pytest.mark.parametrize("status", ["done", "diverged"])
@@ -184,6 +250,76 @@ def test_a_finished_run_is_never_replaced(store: Store, status: str, later: str)
     results = store.load()
     assert results.runs[["status", "seconds"]].to_numpy().tolist() == [[status, 1.0]]
     assert len(results.curves) == 2
+
+
+@pytest.mark.parametrize("later", ["done", "diverged", "failed"])
+def test_a_finished_run_is_replaced_if_asked_and_by_one_that_ended_well(store: Store, later: str) -> None:
+    store.add([a_result(seconds=1.0), a_result(0.2)])
+    before = store.load()
+    store.add([a_result(status=later, seconds=2.0, curves=[], layers=[])], replace=True)
+    results = store.load([a_result().config])
+    replaced = later != "failed"
+    assert results.runs[["status", "seconds"]].to_numpy().tolist() == [[later, 2.0] if replaced else ["done", 1.0]]
+    assert len(results.curves) == (0 if replaced else 2)
+    assert len(store.load().runs) == 2
+    if replaced:  # what was loaded is not put together from two trainings
+        with pytest.raises(InputError, match="trained again since they were loaded; load them again"):
+            _ = before.curves
+
+
+def of_code(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """From now on, runs are computed by other code."""
+    monkeypatch.setattr(RunConfig, "code", code)
+
+
+def test_what_other_code_computed_stays_beside_and_apart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, only_old = a_result().config, a_result(0.2).config
+    of_code(monkeypatch, "old")
+    store.add([a_result(seconds=1.0), a_result(0.2)])
+    assert store.of_other_code([run]) == {}
+    of_code(monkeypatch, "new")
+    assert store.of_other_code([run, only_old, a_run({"seed": 7})]) == {run.run_id: "old", only_old.run_id: "old"}
+    assert len(store.load([run]).runs) == 0
+    store.add([a_result(seconds=2.0, curves=[])])
+    assert store.finished() == {(run.run_id, "old"), (run.run_id, "new"), (only_old.run_id, "old")}
+    assert store.of_other_code([run, only_old]) == {only_old.run_id: "old"}
+    new = store.load([run, only_old])
+    assert new.runs[["run_id", "code", "seconds"]].to_numpy().tolist() == [[run.run_id, "new", 2.0]]
+    assert len(new.curves) == 0
+    of_code(monkeypatch, "old")
+    old = store.load([run, only_old])
+    assert old.runs["code"].tolist() == ["old", "old"]
+    assert len(old.curves) == 4
+
+
+def test_a_run_that_failed_is_not_finished_by_other_code(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_code(monkeypatch, "old")
+    store.add([a_result(status="failed")])
+    of_code(monkeypatch, "new")
+    assert store.of_other_code([a_result().config]) == {}
+
+
+def test_a_whole_store_is_loaded_as_last_stored_and_says_if_that_mixes_code(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_code(monkeypatch, "old")
+    store.add([a_result(0.1), a_result(0.2)])
+    of_code(monkeypatch, "new")
+    store.add([a_result(0.1, curves=[])])
+    with pytest.warns(UserWarning, match="2 versions of the code; column code tells which$") as warned:
+        results = load(store.path)
+    assert [Path(warning.filename) for warning in warned] == [Path(__file__)]
+    assert results.runs["code"].tolist() == ["new", "old"]
+    assert len(results.curves) == 2
+    store.add([a_result(0.2)])
+    assert load(store.path).runs["code"].tolist() == ["new", "new"]  # without a warning, which would be an error
+
+
+def test_a_class_by_its_import_path_is_no_other_version_of_the_code(store: Store) -> None:
+    mistake = a_run({"model.norm": "experiments.implementation_mistakes.BiasedVariance"})
+    assert mistake.code != a_run().code
+    store.add([a_result(), RunResult(mistake)])
+    assert len(load(store.path).runs) == 2  # without a warning, which would be an error
 
 
 @pytest.mark.parametrize(
@@ -207,10 +343,6 @@ def test_a_group_is_added_whole_or_not_at_all(store: Store, bad: RunResult) -> N
 
 
 # Many at once
-
-
-def test_the_journal_is_a_write_ahead_log(store: Store) -> None:
-    assert query(store.path, "PRAGMA journal_mode") == [("wal",)]
 
 
 def test_who_reads_does_not_wait_for_who_writes(store: Store) -> None:
@@ -248,7 +380,6 @@ def test_a_store_begun_many_times_at_once_is_begun_once(tmp_path: Path) -> None:
         folder = tmp_path / str(attempt)
         assert in_threads(4, partial(begin_and_add, folder)) == [None] * 4
         assert sorted(Store(folder).load().runs["lr"]) == [1, 2, 3, 4]
-        assert query(folder / FILE, "PRAGMA journal_mode") == [("wal",)]
 
 
 def begin_and_add(folder: Path, i: int) -> None:
@@ -259,6 +390,280 @@ def test_a_run_added_many_times_at_once_is_stored_once(store: Store) -> None:
     assert in_threads(4, lambda i: store.add([a_result(seconds=float(i))])) == [None] * 4
     results = store.load()
     assert (len(results.runs), len(results.curves)) == (1, 2)
+
+
+# Claims
+
+
+@pytest.fixture
+def wanted() -> list[RunConfig]:
+    return [a_run({"seed": seed}) for seed in range(3)]
+
+
+def test_what_one_has_claimed_another_does_not_get(store: Store, wanted: list[RunConfig]) -> None:
+    first, second, third = wanted
+    assert store.claim([first, second], "a") == [first, second]
+    assert store.claim(wanted, "b") == [third]
+    assert store.claim(wanted, "a") == [first, second]  # again
+    store.release("a")
+    assert store.claim(wanted, "b") == wanted
+
+
+def test_what_is_finished_is_not_claimed_unless_asked(store: Store, wanted: list[RunConfig]) -> None:
+    statuses = ("done", "diverged", "failed")
+    store.add(RunResult(run, status) for run, status in zip(wanted, statuses, strict=True))
+    assert store.claim(wanted, "a") == [wanted[2]]
+    assert store.claim(wanted, "b", replace=True) == wanted[:2]
+
+
+def test_what_other_code_has_finished_or_claimed_is_free(
+    store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add([RunResult(wanted[0])])
+    store.claim(wanted, "a")
+    of_code(monkeypatch, "other")
+    assert store.claim(wanted, "b") == wanted
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_what_is_stored_is_no_longer_claimed(store: Store, wanted: list[RunConfig], status: str) -> None:
+    store.claim(wanted, "a")
+    store.add([RunResult(wanted[0], status)])
+    assert query(store.path, "SELECT count(*) FROM claims") == [(2,)]
+    assert store.claim(wanted, "b") == ([] if status == "done" else wanted[:1])
+
+
+def test_a_claim_ends_with_its_process(store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        with monkeypatch.context() as as_owner:
+            as_owner.setattr("bnrepro.store.os.getpid", lambda: owner.pid)
+            store.claim(wanted, "a")
+        assert store.claim(wanted, "b") == []
+        owner.kill()
+    assert store.claim(wanted, "b") == wanted
+
+
+def test_a_process_on_another_machine_is_not_looked_for_here(
+    store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("bnrepro.store.os.getpid", lambda: ended.pid)
+        elsewhere.setattr("bnrepro.store.platform.node", lambda: "elsewhere")
+        store.claim(wanted, "a")
+    assert store.claim(wanted, "b") == []
+
+
+@pytest.mark.parametrize(("seconds", "void"), [(CLAIM_SECONDS - 1, False), (CLAIM_SECONDS + 1, True), (-3600, True)])
+def test_a_claim_ends_without_a_heartbeat(
+    store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch, seconds: float, void: bool
+) -> None:
+    store.claim(wanted, "a")
+    now = time.time() + seconds  # or the clock has been set back
+    monkeypatch.setattr("bnrepro.store.time.time", lambda: now)
+    assert store.claim(wanted, "b") == (wanted if void else [])
+
+
+def test_a_heartbeat_keeps_claims(store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    start = time.time()
+    clock = itertools.count(start, CLAIM_SECONDS * 0.6)
+    monkeypatch.setattr("bnrepro.store.time.time", clock.__next__)
+    store.claim(wanted, "a")
+    for _ in range(3):
+        store.heartbeat("a")
+    assert store.claim(wanted, "b") == []
+
+
+def test_claims_at_once_share_the_runs(store: Store) -> None:
+    runs = [a_run({"seed": seed}) for seed in range(40)]
+    claimed: Any = in_threads(4, lambda i: [r for k in range(0, 40, 4) for r in store.claim(runs[k : k + 4], str(i))])
+    assert sorted(run.seed for part in claimed for run in part) == list(range(40))
+
+
+# Kills, full disks, permissions
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from runs import a_run
+from bnrepro.store import RunResult, Store
+
+folder, rng = Path(sys.argv[1]), random.Random(0)
+store = Store(folder, create=True)
+measured = [{"step": step, "layer": 1, "p50": 0.5} for step in range(100)]
+
+def add(seed):
+    store.add(RunResult(a_run({"seed": seed + i}), layers=measured) for i in range(3))
+    (folder.parent / "reported").write_text(str(seed + 3))
+
+add(0)
+torn = 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        for seed in range(len(store.finished()), 10**6, 3):
+            add(seed)
+    time.sleep(rng.uniform(0.02, 0.2))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    torn += (folder / "runs.sqlite-journal").exists()
+print(torn)
+"""
+
+
+def in_a_process(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(
+        [*options.pop("before", ()), sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_what_is_reported_as_stored_is_there_whole_whenever_the_process_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = in_a_process(KILLED, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    results = Store(folder, create=True).load()
+    count = len(results.runs)
+    assert sorted(results.runs["seed"]) == list(range(count))
+    assert count % 3 == 0
+    assert count >= int((tmp_path / "reported").read_text() or 3)  # it is empty if the writing of it was killed
+    assert results.layers.groupby("run_id").size().tolist() == [100] * count
+    assert int(done.stdout) > 0  # else nothing was killed while it wrote
+
+
+def test_a_group_is_on_the_disk_before_it_is_reported(store: Store) -> None:
+    with store._transaction() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [-4096, 0, 1, 4096, 5 * 4096])
+def test_a_file_that_cannot_grow_keeps_what_it_has(store: Store, room: int) -> None:
+    store.add([a_result(lr) for lr in (1, 2, 3)])
+    before = store.load()
+    curve = [{"step": step, "train_loss": 0.5} for step in range(2000)]
+    group = [a_result(lr, curves=curve) for lr in (4, 5)]
+    with files_of_at_most(store.path.stat().st_size + room):
+        with pytest.raises(InputError) as error:
+            store.add(group)
+        assert_same_results(store.load(), before)
+    assert re_one_line(error.value).endswith(
+        "(disk I/O error); is the disk full? Once it is not, the same command goes on"
+    )
+    assert_same_results(store.load(), before)
+    assert query(store.path, "PRAGMA integrity_check") == [("ok",)]
+    store.add(group)
+    assert len(store.load().runs) == 5
+
+
+def re_one_line(error: InputError) -> str:
+    (line,) = str(error).splitlines()
+    return line
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 20000])
+def test_a_store_that_could_not_be_begun_is_begun_later(tmp_path: Path, size: int) -> None:
+    with files_of_at_most(size), pytest.raises(InputError, match="is the disk full"):
+        Store(tmp_path, create=True)
+    with pytest.raises(InputError, match=r"empty; no run has been stored in it$"):
+        Store(tmp_path)
+    store = Store(tmp_path, create=True)
+    store.add([a_result()])
+    assert len(store.load().runs) == 1
+
+
+FULL_DISK = """
+import itertools, sys
+from pathlib import Path
+from runs import a_run
+from bnrepro.errors import InputError
+from bnrepro.store import RunResult, Store
+
+store = Store(Path(sys.argv[1]), create=True)
+curve = [{"step": step, "train_loss": 0.5} for step in range(200)]
+try:
+    for seed in itertools.count(0, 3):
+        store.add([RunResult(a_run({"seed": seed + i}), curves=curve) for i in range(3)])
+except InputError as error:
+    print(error)
+results = Store(Path(sys.argv[1])).load()
+print(seed, len(results.runs), len(results.curves))
+"""
+
+
+def test_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o size=300k tmpfs "$0" && exec "$@"'
+    before = ["unshare", "--mount", "--map-root-user", "sh", "-c", mounted, str(tmp_path)]
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    done = in_a_process(FULL_DISK, tmp_path, before=before)
+    assert (done.returncode, done.stderr) == (0, "")
+    line, counts = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path / FILE}: can't be used as a store of runs (database or disk is full); ")
+    reported, runs, rows = map(int, counts.split())
+    assert reported == runs > 0
+    assert rows == 200 * runs
+
+
+@pytest.fixture
+def permissions() -> Iterator[Callable[[], None]]:
+    """A function after which permissions count, which the superuser need not heed."""
+    users = os.getresuid()
+    yield lambda: os.setresuid(65534, 65534, users[2]) if users[1] == 0 else None
+    os.setresuid(*users)
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that everybody can read; those of pytest are its user's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        for path in Path(folder).rglob("*"):
+            path.chmod(0o755)
+
+
+def test_a_store_that_may_only_be_read_is_read_and_not_written(
+    open_to_all: Path, permissions: Callable[[], None]
+) -> None:
+    store = Store(open_to_all / "sweep", create=True)
+    store.add([a_result()])
+    store.path.chmod(0o444)
+    store.path.parent.chmod(0o555)
+    before = store.path.read_bytes()
+    permissions()
+    assert len(load(store.path).curves) == 2
+    with pytest.raises(InputError, match=r"sweep: can't be written; name another results_dir$"):
+        Store(store.path.parent, create=True)
+    for write in (lambda: store.add([a_result(0.2)]), lambda: store.claim([a_run({"seed": 7})], "a")):
+        with pytest.raises(InputError, match="readonly database"):
+            write()
+    assert store.path.read_bytes() == before
+
+
+def test_a_folder_that_may_not_be_written_is_named(open_to_all: Path, permissions: Callable[[], None]) -> None:
+    (open_to_all / "sweep").mkdir(0o555)
+    permissions()
+    with pytest.raises(InputError, match=r"sweep: can't be written; name another results_dir$"):
+        Store(open_to_all / "sweep", create=True)
+    with pytest.raises(InputError, match=r"can't be written \(Permission denied\)$"):
+        Store(open_to_all / "sweep" / "below", create=True)
 
 
 # load()
@@ -320,8 +725,11 @@ def a_corrupt_store(file: Path) -> None:
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's database": (a_foreign_database, "not a store of bnrepro"),
     "another application id": (lambda file: a_foreign_database(file, 1), "not a store of bnrepro"),
-    "an older schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION - 1), "schema 0, "),
-    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 2, "),
+    "an older schema": (
+        lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION - 1),
+        r"schema 1, this version of bnrepro reads and writes 2; name another results_dir$",
+    ),
+    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 3, "),
     "garbage": (lambda file: file.write_bytes(bytes(range(256)) * 40), "not a database"),
     "text": (lambda file: file.write_text("run_id,lr\n"), "not a database"),
     "half of a store": (lambda file: a_truncated_store(file, 0.5), "malformed"),
@@ -345,18 +753,33 @@ def test_a_file_that_is_not_ours_is_refused_and_left_as_it_is(tmp_path: Path, ki
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def test_a_corrupt_page_is_reported_by_whatever_reads_it(tmp_path: Path) -> None:
-    """Some pages are met when opening, others only by load or add."""
+def test_a_corrupt_page_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     a_truncated_store(tmp_path / FILE, 1.0)
     good = (tmp_path / FILE).read_bytes()
-    reported = 0
     for page in range(1, len(good) // 4096):
         (tmp_path / FILE).write_bytes(good[: page * 4096] + b"\x55" * 4096 + good[(page + 1) * 4096 :])
-        try:
-            Store(tmp_path).load()
-        except InputError:
-            reported += 1
-    assert reported >= 5
+        with pytest.raises(InputError, match="malformed"):
+            Store(tmp_path, create=True)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_store_cut_short_anywhere_is_refused_and_left_as_it_is(tmp_path: Path, create: bool) -> None:
+    file = tmp_path / FILE
+    a_truncated_store(file, 1.0)
+    good = file.read_bytes()
+    for size in [2, 15, 16, 99, 100, 4095, *range(4096, len(good), 3000), len(good) - 1]:
+        file.write_bytes(good[:size])
+        with pytest.raises(InputError, match=r"move it away or name another results_dir$"):
+            Store(tmp_path, create=create).load()
+        assert file.read_bytes() == good[:size]
+
+
+def test_damaged_settings_are_reported(store: Store) -> None:
+    store.add([a_result()])
+    query(store.path, """UPDATE runs SET config = replace(config, '"seed": 0', '"seed": ' || char(0))""")
+    for read in (store.load, store.settings):
+        with pytest.raises(InputError, match=r"settings of a run: .*; move it away or name another results_dir$"):
+            read()
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/below/it"])
@@ -381,6 +804,6 @@ def test_provenance_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     software.cache_clear()
     try:
         assert software()["git_commit"] is None
-        assert software()["numpy"] == np.__version__
+        assert software()["bnrepro"]
     finally:
         software.cache_clear()

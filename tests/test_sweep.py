@@ -2,8 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,25 +13,38 @@ import threadpoolctl
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from runs import a_run, assert_same_results, settings, write_idx
+from runs import a_run, assert_same_results, dataframes, query, settings, write_idx
 
 from bnrepro import sweep
 from bnrepro.config import Compute, RunConfig
 from bnrepro.data import Dataset
+from bnrepro.diagnostics import Reading, Snapshot
 from bnrepro.errors import InputError
 from bnrepro.store import Results, RunResult, Store
-from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, train_group, without
+from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
 
 HERE = Compute(n_jobs=1, group_size=None)
-Report = list[list[RunResult]]
 
 
-def train_all(folder: Path, runs: Sequence[RunConfig], compute: Compute = HERE) -> tuple[Store, Report]:
+class Reports(Progress):
+    """What was reported, a group at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.groups: list[Sequence[RunResult]] = []
+
+    def __call__(self, results: Sequence[RunResult]) -> None:
+        self.groups.append(results)
+
+
+def train_all(
+    folder: Path, runs: Sequence[RunConfig], compute: Compute = HERE
+) -> tuple[Store, list[Sequence[RunResult]]]:
     """Train what is missing in ``folder``; the store, and what was reported."""
     store = Store(folder, create=True)
-    reports: Report = []
-    run_all(runs, store, compute, reports.append)
-    return store, reports
+    reports = Reports()
+    run_all(runs, store, compute, reports)
+    return store, reports.groups
 
 
 # Grids
@@ -215,7 +230,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "broken_of_test_sweep.Broken"
 
 
-def test_an_exception_makes_the_group_failed_with_its_traceback(digits: Dataset, broken: str) -> None:
+def test_an_exception_makes_a_run_failed_with_its_traceback(digits: Dataset, broken: str) -> None:
     results = train_group([a_run({"model.activation": broken, "seed": seed}) for seed in (0, 1)], digits)
     assert [result.status for result in results] == ["failed", "failed"]
     for result in results:
@@ -225,12 +240,38 @@ def test_an_exception_makes_the_group_failed_with_its_traceback(digits: Dataset,
         assert result.test_accuracy is None
 
 
+def raising_at_a_rate(rate: float) -> Callable[[Snapshot], Reading]:
+    """A diagnostic that raises for a group with a run at this rate."""
+
+    def diagnostic(snapshot: Snapshot) -> Reading:
+        if rate in snapshot.lr:
+            raise ArithmeticError(f"the rate {rate} is not to my taste")
+        return Reading()
+
+    return diagnostic
+
+
+def test_only_the_run_that_raises_fails_and_its_neighbours_do_not_notice(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [a_run({"optimizer.lr": lr, "seed": seed, "model.norm": "batch"}) for lr in (0.5, 0.25) for seed in (0, 1)]
+    expected = train_group(runs, digits)
+    own = RunConfig.diagnostic_functions
+    monkeypatch.setattr(RunConfig, "diagnostic_functions", lambda run: [*own(run), raising_at_a_rate(0.25)])
+    results = train_group(runs, digits)
+    assert [result.config for result in results] == runs
+    assert [result.status for result in results] == ["done", "done", "failed", "failed"]
+    for result, other in zip(results[:2], expected, strict=False):
+        assert (result.curves, result.layers, result.test_accuracy) == (other.curves, other.layers, other.test_accuracy)
+    assert "ArithmeticError: the rate 0.25 is not to my taste" in (results[2].error or "")
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_failed_group_does_not_end_the_sweep(tmp_path: Path, broken: str, n_jobs: int) -> None:
     runs = expand(settings(), {"model": {"activation": [broken, "relu"]}, "seed": [0, 1]})
     store, reports = train_all(tmp_path / "results", runs, Compute(n_jobs, 1))
     assert sorted(result.status for report in reports for result in report) == ["done", "done", "failed", "failed"]
-    table = store.load().runs
+    table = store.load(runs).runs
     assert table.groupby("activation")["status"].unique().map(list).to_dict() == {broken: ["failed"], "relu": ["done"]}
     assert table["error"].dropna().str.contains("broken on purpose").tolist() == [True, True]
 
@@ -321,7 +362,7 @@ def test_only_what_is_missing_is_trained(tmp_path: Path, trained: list[list[str]
     assert ids(trained) == sorted(run.run_id for run in few)
     assert set(store.load().runs["status"]) == {"done", "diverged"}
     assert [len(report) for report in reports] == [len(group) for group in trained]
-    before = store.load([run.run_id for run in few])
+    before = store.load(few)
 
     trained.clear()
     assert train_all(tmp_path, few)[1] == []
@@ -330,7 +371,7 @@ def test_only_what_is_missing_is_trained(tmp_path: Path, trained: list[list[str]
     train_all(tmp_path, more)
     assert ids(trained) == sorted({run.run_id for run in more} - {run.run_id for run in few})
     assert len(store.finished()) == 9
-    assert_same_results(store.load([run.run_id for run in few]), before)
+    assert_same_results(store.load(few), before)
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path, trained: list[list[str]]) -> None:
@@ -338,21 +379,22 @@ def test_a_failed_run_is_tried_again(tmp_path: Path, trained: list[list[str]]) -
     Store(tmp_path, create=True).add([RunResult(run, status="failed")])
     store, _ = train_all(tmp_path, [run])
     assert trained == [[run.run_id]]
-    assert store.finished() == {run.run_id}
+    assert store.finished() == {(run.run_id, run.code)}
 
 
 def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list[list[str]]) -> None:
     runs = expand(settings(), {"seed": [0, 1, 2, 3]})
     store = Store(tmp_path, create=True)
 
-    def interrupt(results: list[RunResult]) -> None:
-        if len(store.finished()) == 2:
-            raise KeyboardInterrupt
+    class Interrupt(Reports):
+        def __call__(self, results: Sequence[RunResult]) -> None:
+            if len(store.finished()) == 2:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(runs, store, Compute(1, 1), interrupt)
+        run_all(runs, store, Compute(1, 1), Interrupt())
     assert len(store.finished()) == 2
-    stored = store.finished()
+    stored = {run_id for run_id, _ in store.finished()}
     trained.clear()
     train_all(tmp_path, runs)
     assert ids(trained) == sorted({run.run_id for run in runs} - stored)
@@ -360,7 +402,126 @@ def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list
 
 def test_without_keeps_the_order() -> None:
     runs = expand(settings(), {"seed": [3, 1, 2]})
-    assert without(runs, {runs[1].run_id}) == [runs[0], runs[2]]
+    assert without(runs, {(runs[1].run_id, runs[1].code)}) == [runs[0], runs[2]]
+    assert without(runs, {(runs[1].run_id, "other code")}) == runs
+
+
+# What becomes of a group whose worker dies
+
+
+class Mortal:
+    """Workers that die of some runs, and write down what they were given and how much was in training then."""
+
+    def __init__(self, count: int, deadly: set[str]) -> None:
+        self.count, self.deadly = count, deadly
+        self.given: list[tuple[list[str], int]] = []
+        self.driver: sweep._Driver | None = None
+
+    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+        assert self.driver
+        self.given.append(([run.run_id for run in runs], len(self.driver.in_training)))
+        future: Future[Any] = Future()
+        if self.deadly & {run.run_id for run in runs}:
+            future.set_exception(BrokenExecutor("The exit codes of the workers are {SIGKILL(-9)}"))
+        else:
+            future.set_result([RunResult(run) for run in runs])
+        return future
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 11)), st.integers(1, 4), st.integers(1, 12))
+def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: int) -> None:
+    runs = expand(settings(), {"seed": list(range(12))})
+    blamed = {runs[i].run_id for i in deadly}
+    mortal = Mortal(count, blamed)
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder), create=True)
+        mortal.driver = sweep._Driver(store, "me", mortal, group_size, Progress(12), force=False)
+        mortal.driver.drive(runs)
+        table = store.load(runs).runs.set_index("run_id")
+    assert len(table) == 12
+    assert set(table.index[table["status"] == "failed"]) == blamed
+    for run_id in blamed:
+        alone = [beside for given, beside in mortal.given if given == [run_id]]
+        assert len(alone) == 2  # failures of its own
+        assert alone[-1] == 0
+        assert table["error"][run_id].startswith("WorkerDied: exit code SIGKILL(-9), twice while it trained this run")
+    for run in runs:
+        if run.run_id not in blamed:  # none was trained again once it was stored
+            assert sum(run.run_id in given and not blamed & {*given} for given, _ in mortal.given) == 1
+
+
+def test_smaller_groups_come_first(tmp_path: Path) -> None:
+    runs = expand(settings(), {"seed": list(range(8))})
+    mortal = Mortal(1, {runs[2].run_id})
+    mortal.driver = sweep._Driver(Store(tmp_path, create=True), "me", mortal, 4, Progress(8), force=False)
+    mortal.driver.drive(runs)
+    assert [len(given) for given, _ in mortal.given] == [4, 2, 2, 1, 1, 4, 1]
+
+
+def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
+    class Confused(Mortal):
+        def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(TypeError("can't pickle it"))
+            return future
+
+    run = a_run()
+    store = Store(tmp_path, create=True)
+    sweep._Driver(store, "me", Confused(1, set()), 4, Progress(1), force=False).drive([run])
+    (error,) = store.load([run]).runs["error"]
+    assert error == "TypeError: can't pickle it\n"
+
+
+# Other sweeps on the same store
+
+
+def test_what_another_sweep_trains_is_waited_for(
+    tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = expand(settings(), {"seed": [0, 1, 2]})
+    store = Store(tmp_path, create=True)
+    theirs = store.claim(runs[:2], "another")
+    polls = []
+
+    def finish_another(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 3:
+            store.add([RunResult(theirs[0])])
+            store.release("another")  # and so the other of theirs is free
+
+    monkeypatch.setattr("bnrepro.sweep.time.sleep", finish_another)
+    progress = Progress(3)
+    run_all(runs, store, Compute(1, 1), progress)
+    assert ids(trained) == sorted(run.run_id for run in runs[1:])
+    assert len(store.finished()) == 3
+    assert (progress.ended, progress.total) == (2, 2)
+    err = capsys.readouterr().err
+    assert err.count("the runs that are left are in training by another process; waiting for it\n") == 1
+    assert query(store.path, "SELECT * FROM claims") == []
+
+
+def test_force_trains_stored_runs_again_and_replaces_them(tmp_path: Path, trained: list[list[str]]) -> None:
+    runs = expand(settings(), {"seed": [0, 1]})
+    store, _ = train_all(tmp_path, runs)
+    before = Results(*dataframes(store.load(runs)))  # read now
+    query(store.path, "UPDATE runs SET test_accuracy = 2")
+    trained.clear()
+    run_all(runs, store, HERE, Reports(), force=True)
+    assert ids(trained) == sorted(run.run_id for run in runs)
+    assert_same_results(store.load(runs), before)
+
+
+# What failed
+
+
+def test_settings_that_tell_runs_apart_are_those_that_differ_among_all() -> None:
+    runs = expand(settings(), {"model": {"hidden": [[4], [4, 4]], "norm": ["none", "batch"]}, "seed": [0, 1]})
+    assert tell_apart([runs[5], runs[0]], runs) == [
+        "model.norm=none model.hidden=[4, 4] seed=1",
+        "model.norm=none model.hidden=[4] seed=0",
+    ]
+    assert tell_apart(runs[:1], runs[:1]) == ["the only run"]
 
 
 # Data
@@ -414,7 +575,7 @@ def test_progress_is_plain_lines_without_a_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["3 of 10 runs, 00:14 left", "6 of 10 runs, 00:08 left", "10 of 10 runs, 00:00 left"]
-    assert progress.failed == 1
+    assert [result.status for result in progress.failed] == ["failed"]
 
 
 def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,102 @@
+"""What a sweep would do, how long it would take and in how much memory, before it is done."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import numpy as np
+from tqdm import tqdm
+
+from . import workers
+from .config import Compute, RunConfig
+from .data import Dataset
+from .store import Store
+from .sweep import events, form_groups, load_data
+from .train import Measurement
+
+CALIBRATION_SECONDS = 1.0
+"""How long a group is trained to see how fast it goes."""
+
+CALIBRATION_POINTS = 5
+"""Measurements that it takes at least."""
+
+MOST_KINDS = 12
+"""Kinds of runs that are calibrated; the others are taken to be like them."""
+
+
+def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Store | None, compute: Compute) -> None:
+    """Print what it takes to train the runs that are missing; keep nothing.
+
+    Raises:
+        InputError: if the data can't be loaded or the workers can't be used.
+    """
+    if not missing:
+        print("nothing to train")
+        return
+    with workers.start(compute, load_data(missing)) as started:
+        at_once = max(1, started.count)
+        groups = form_groups(missing, at_once, compute.group_size)
+        largest = {group[0].group_id: group for group in sorted(groups, key=len)}
+        chosen = [list(largest)[i] for i in np.unique(np.linspace(0, len(largest) - 1, MOST_KINDS).astype(int))]
+        futures: dict[str, Future[tuple[float, int]]] = {}
+        for kind in chosen:
+            while sum(not future.done() for future in futures.values()) >= at_once:
+                time.sleep(0.01)
+            futures[kind] = started.submit(_calibrate, largest[kind])
+        measured = {kind: future.result() for kind, future in futures.items()}
+    seconds = {kind: seconds / len(largest[kind]) for kind, (seconds, _) in measured.items()}
+    source = f"by {CALIBRATION_SECONDS:g} s of training of {len(chosen)} of {len(largest)} kinds of runs"
+    if store and (stored := _stored_seconds(store, runs)):
+        seconds |= stored
+        source = "by the times of stored runs" + (f", and {source}" if set(largest) - set(stored) else "")
+    typical = float(np.mean(list(seconds.values())))
+    total = sum(seconds.get(run.group_id, typical) for run in missing) / min(at_once, len(groups))
+    each, own = max(peak for _, peak in measured.values()), _peak_memory()
+    sizes = [len(group) for group in groups]
+    print(f"{len(missing)} runs to train in {len(groups)} groups of up to {max(sizes)}, {at_once} at once")
+    print(f"time: about {tqdm.format_interval(total)}, {source}")
+    print(f"memory: about {_megabytes(each)} in each of {at_once} workers and {_megabytes(own)} here")
+    print("nothing was trained or stored: sweep.dry_run=true")
+
+
+def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int]:
+    """Seconds that training the group would take, and the most memory in bytes that this process has had."""
+    begin = time.perf_counter()
+    points = []
+    for event in events(runs, data):
+        now = time.perf_counter() - begin
+        if isinstance(event, Measurement):
+            points.append((event.step, now))
+        if now > CALIBRATION_SECONDS and len(points) >= CALIBRATION_POINTS:
+            break
+    else:
+        return now, _peak_memory()
+    steps, times = np.array(points).T
+    (per_step, per_measurement), *_ = np.linalg.lstsq(
+        np.stack([steps, np.arange(len(steps))], axis=1), times - times[0], rcond=None
+    )
+    train = runs[0].train
+    left = train.steps - steps[-1], len(train.measured_steps) - len(steps)
+    return now + max(0.0, per_step) * left[0] + max(0.0, per_measurement) * left[1], _peak_memory()
+
+
+def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]:
+    """Mean seconds of the stored runs of each kind."""
+    kinds = {run.run_id: run.group_id for run in runs}
+    table = store.load(runs).runs
+    finished = table[table["status"] != "failed"]
+    means = finished["seconds"].groupby(finished["run_id"].map(kinds)).mean()
+    return {str(kind): float(mean) for kind, mean in means.items()}
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"

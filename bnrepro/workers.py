@@ -1,0 +1,212 @@
+"""Where groups are trained: in processes of this machine, or on a Dask cluster.
+
+Both take a task and return a future of its result, so that whoever drives a sweep knows at any moment which groups are
+in training, and a worker that dies takes no other's group with it. Calling ``joblib.Parallel`` would be shorter, but
+loky's pool gives up on all its tasks when one worker dies, and joblib's Dask backend waits for ever for a task that
+Dask has given up (joblib 1.6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import joblib
+import threadpoolctl
+from joblib.externals.loky import ProcessPoolExecutor
+
+from .config import Compute, Dask, Named, RunConfig
+from .data import Dataset
+from .errors import InputError
+
+Result = TypeVar("Result")
+Task = Callable[[Sequence[RunConfig], Dataset], Result]
+Data = Mapping[Named, Dataset]
+
+CONNECT_SECONDS = 5
+"""How long a Dask scheduler may take to answer."""
+
+
+class Workers(Protocol):
+    """What trains groups, several at once."""
+
+    @property
+    def count(self) -> int:
+        """How many groups can be in training at once, now; 0 if all workers are gone but some may come."""
+
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+        """Call ``task(runs, data)`` in a worker, with the data set of the runs.
+
+        The future raises InputError if the code there is not the code here.
+        """
+
+
+@contextlib.contextmanager
+def start(compute: Compute, data: Data) -> Iterator[Workers]:
+    """Workers with these data sets, which are ended in the end, whatever they do.
+
+    Raises:
+        InputError: if there is no room for the data sets, or no scheduler at the address given, or no Dask.
+    """
+    with _cluster(compute, data) if isinstance(compute, Dask) else _processes(compute, data) as workers:
+        yield workers
+
+
+def cause_of_death(error: BaseException) -> str | None:
+    """Why the worker of a task died, if that is why the task has no result."""
+    if isinstance(error, BrokenExecutor):
+        codes = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
+        return f"exit code {codes[1]}" if codes else str(error)
+    if type(error).__name__ == "KilledWorker":  # of distributed, which need not be installed
+        return str(error)
+    return None
+
+
+def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], data: Dataset) -> Result:
+    """In the worker."""
+    # For good, and not only around each training: those in other threads of a worker of Dask would set it back.
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    for run, expected in zip(runs, code, strict=True):
+        if run.code != expected:
+            raise InputError(
+                f"a worker on {platform.node()} has other code (digest {run.code}) than this process ({expected}): "
+                "workers need the same files, unchanged until the sweep ends"
+            )
+    return task(runs, data)
+
+
+# Processes of this machine
+
+
+@contextlib.contextmanager
+def _processes(compute: Compute, data: Data) -> Iterator[Workers]:
+    with tempfile.TemporaryDirectory(prefix="bnrepro-") as folder:
+        files = {name: str(Path(folder) / str(number)) for number, name in enumerate(data)}
+        for name, dataset in data.items():
+            try:
+                joblib.dump(dataset, files[name])
+            except OSError as error:
+                raise InputError(f"TMPDIR={Path(folder).parent}: no room for {name.name} ({error.strerror})") from error
+        processes = _Processes(joblib.effective_n_jobs(compute.n_jobs), folder, files)
+        try:
+            yield processes
+        finally:
+            processes.end()
+
+
+class _Processes:
+    """Each an executor of its own."""
+
+    def __init__(self, count: int, folder: str, files: Mapping[Named, str]) -> None:
+        self.count, self._files, self._folder = count, files, folder
+        self._executors: dict[int, ProcessPoolExecutor] = {}
+        self._last: dict[int, Future[Any]] = {}
+        """What each was last given."""
+
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+        free = next(i for i in range(self.count) if i not in self._last or self._last[i].done())
+        if free not in self._last or isinstance(self._last[free].exception(), BrokenExecutor):
+            self._executors[free] = ProcessPoolExecutor(
+                1, env={"OMP_NUM_THREADS": "1"}, initializer=_begin, initargs=(os.getpid(), self._folder)
+            )
+        code = [run.code for run in runs]
+        future = self._executors[free].submit(_work_on_file, task, runs, code, self._files[runs[0].dataset])
+        self._last[free] = future
+        return future
+
+    def end(self) -> None:
+        """Kill them."""
+        for wait in (False, True):  # all at once, then until the last has ended
+            for executor in self._executors.values():
+                executor.shutdown(wait=wait, kill_workers=True)
+
+
+def _begin(parent: int, folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent ends this one
+    threading.Thread(target=_end_with, args=[parent, folder], daemon=True).start()
+
+
+def _end_with(parent: int, folder: str) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _work_on_file(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], file: str) -> Result:
+    return _work(task, runs, code, _load(file))
+
+
+@functools.cache
+def _load(file: str) -> Dataset:
+    """As memory maps, which all processes share."""
+    dataset: Dataset = joblib.load(file, mmap_mode="r")
+    return dataset
+
+
+# Dask
+
+
+@contextlib.contextmanager
+def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
+    try:
+        distributed: Any = importlib.import_module("distributed")  # whose types are half there
+        dask: Any = importlib.import_module("dask")
+    except ModuleNotFoundError as error:
+        raise InputError("compute=dask: Dask is not installed; python -m pip install -e '.[dask]' does that") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here
+    with contextlib.ExitStack() as stack:
+        # The data sets are meant to travel with the graph.
+        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
+        address: Any = compute.scheduler
+        if address is None:
+            address = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=joblib.effective_n_jobs(compute.n_jobs),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        try:
+            client = stack.enter_context(distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+        except (OSError, ValueError) as error:
+            raise InputError(f"compute.scheduler={address}: can't be reached ({error})") from error
+        yield _Cluster(compute, client, data)
+
+
+class _Cluster:
+    def __init__(self, compute: Dask, client: Any, data: Data) -> None:
+        self._n_jobs, self._client = compute.n_jobs, client
+        self._executor = client.get_executor(pure=False)
+        # Not scattered: what is scattered is lost with the last worker that has it.
+        self._data = {name: client.submit(_same, dataset, pure=False) for name, dataset in data.items()}
+
+    @property
+    def count(self) -> int:
+        try:
+            threads = sum(self._client.nthreads().values())
+        except OSError as error:
+            raise InputError(f"compute.scheduler={self._client.scheduler.address}: lost ({error})") from error
+        return threads if self._n_jobs < 0 else min(threads, self._n_jobs)
+
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+        return self._executor.submit(_work, task, runs, [run.code for run in runs], self._data[runs[0].dataset])
+
+
+def _same(dataset: Dataset) -> Dataset:
+    return dataset
