@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
 from bnrepro.__main__ import redraw
@@ -39,6 +40,8 @@ MEASURES = ["run_id", "status", "test_accuracy", "diverged_at", "seconds", "erro
 NOT_A_CHOICE = [*MEASURES, "dataset", "activation", "norm", "seed", "steps", "code"]
 NOT_A_CHOICE += ["bnrepro", "git_commit", "python", "numpy", "simd", "blas", "blas_kernel", "blas_threads", "machine"]
 BASE = "base"
+BEHIND: Any = {"color": "0.75", "linewidth": 4, "zorder": 1.5}
+"""Style of the base in the panels of the others."""
 
 
 def score(results: Results) -> pd.DataFrame:
@@ -141,6 +144,8 @@ def figures(results: Results) -> dict[str, Figure]:
                 _curve(ax, results, arm, norm)
         ax.set_title(choice, fontsize=9)
         ax.xaxis.set_tick_params(labelbottom=True)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy")
     figure.supxlabel("steps", fontsize=10)
@@ -150,11 +155,11 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def _curve(ax: Axes, results: Results, arm: pd.DataFrame, norm: str, *, behind: bool = False) -> None:
-    """Median and range over seeds; only the median, thin and grey, of what is ``behind``."""
+    """Median and range over seeds; only the median, broad and grey, of what is ``behind``."""
     line = style(norm) | {"marker": ""}
     curves = results.curves[results.curves["run_id"].isin(arm["run_id"])].set_index("step")["test_accuracy"]
     if behind:
-        ax.plot(curves.groupby(level="step").median(), **line | {"color": "0.55", "linewidth": 1, "zorder": 2.5})
+        ax.plot(curves.groupby(level="step").median(), **line | BEHIND)
         return
     line_with_range(ax, curves, "step", **line)
     cross: dict[str, Any] = {"color": line.get("color"), "marker": "x", "markersize": 6, "markeredgewidth": 1.5}
@@ -168,7 +173,7 @@ def _legend(figure: Figure, runs: pd.DataFrame, choices: list[str]) -> None:
     if (seeds := runs["seed"].nunique()) > 1:
         handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label=f"range over {seeds} seeds (line: median)"))
     if BASE in choices and len(choices) > 1:
-        handles.append(Line2D([], [], color="0.55", linewidth=1, label=f"medians of {BASE}"))
+        handles.append(Line2D([], [], **BEHIND, label=f"medians of {BASE}, as in the first panel"))
     if (runs["status"] == "diverged").any():
         handles.append(Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=1.5, label="diverged"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5)
