@@ -20,7 +20,7 @@ import threadpoolctl
 from tqdm import tqdm
 
 from . import workers
-from .config import RUN_KEYS, Compute, Named, RunConfig, check_run_keys, parse_part, spell
+from .config import RUN_KEYS, Compute, Dask, Named, RunConfig, check_run_keys, parse_part, spell
 from .data import Dataset
 from .errors import InputError
 from .store import CLAIM_SECONDS, RunResult, Store, environment
@@ -220,7 +220,7 @@ def run_all(
     owner = uuid.uuid4().hex
     try:
         with workers.start(compute, load_data(missing)) as started:
-            _Driver(store, owner, started, compute.group_size, progress, force).drive(missing)
+            _Driver(store, owner, started, compute, progress, force).drive(missing)
     finally:
         with suppress(InputError):  # they are void once this process has ended
             store.release(owner)
@@ -230,9 +230,9 @@ class _Driver:
     """Keeps workers busy, until every run has ended."""
 
     def __init__(
-        self, store: Store, owner: str, started: Workers, group_size: int | None, progress: Progress, force: bool
+        self, store: Store, owner: str, started: Workers, compute: Compute, progress: Progress, force: bool
     ) -> None:
-        self.store, self.owner, self.workers, self.group_size = store, owner, started, group_size
+        self.store, self.owner, self.workers, self.compute = store, owner, started, compute
         self.progress, self.force = progress, force
         self.queue: deque[list[RunConfig]] = deque()
         self.in_training: dict[Future[list[RunResult]], list[RunConfig]] = {}
@@ -265,7 +265,7 @@ class _Driver:
                 self.last_heartbeat = time.monotonic()
 
     def _enqueue(self, runs: Sequence[RunConfig]) -> None:
-        self.queue.extend(form_groups(runs, max(1, self.workers.count), self.group_size))
+        self.queue.extend(form_groups(runs, max(1, self.workers.count), self.compute.group_size))
 
     def _claim_and_train(self, group: Sequence[RunConfig]) -> None:
         claimed = self.store.claim(group, self.owner, replace=self.force)
@@ -277,7 +277,11 @@ class _Driver:
     def _end(self, future: Future[list[RunResult]]) -> None:
         group = self.in_training.pop(future)
         if future.cancelled():
-            raise InputError("compute.scheduler: lost, with all that was in training; the same command goes on")
+            assert isinstance(self.compute, Dask)  # processes cancel nothing
+            scheduler = spell(self.compute.scheduler)
+            raise InputError(
+                f"compute.scheduler={scheduler}: lost, with what was in training; the same command goes on"
+            )
         error = future.exception()
         if error is None:
             self._store(future.result())

@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 import joblib
 import threadpoolctl
 from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.backend import resource_tracker
 
 from .config import Compute, Dask, Named, RunConfig
 from .data import Dataset
@@ -101,6 +102,7 @@ def _processes(compute: Compute, data: Data) -> Iterator[Workers]:
                 joblib.dump(dataset, files[name])
             except OSError as error:
                 raise InputError(f"TMPDIR={Path(folder).parent}: no room for {name.name} ({error.strerror})") from error
+        _start_tracker()
         processes = _Processes(joblib.effective_n_jobs(compute.n_jobs), folder, files)
         try:
             yield processes
@@ -135,8 +137,22 @@ class _Processes:
                 executor.shutdown(wait=wait, kill_workers=True)
 
 
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # which Windows has not
+
+
+def _start_tracker() -> None:
+    """Start the process that removes what loky leaves behind, so that the end of a terminal does not end it."""
+    if HANGUP:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
+    resource_tracker.ensure_running()  # inherits what is blocked
+    if HANGUP:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
+
+
 def _begin(parent: int, folder: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent ends this one
+    # Ctrl-C and the end of a terminal reach all of its processes; the parent ends this one.
+    for number in [signal.SIGINT, *HANGUP]:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[parent, folder], daemon=True).start()
 
 
@@ -168,7 +184,8 @@ def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
         dask: Any = importlib.import_module("dask")
     except ModuleNotFoundError as error:
         raise InputError("compute=dask: Dask is not installed; python -m pip install -e '.[dask]' does that") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here
+    for name in ("distributed", "distributed.client"):  # each has a level; what matters is said here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         # The data sets are meant to travel with the graph.
         stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))

@@ -436,7 +436,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
     mortal = Mortal(count, blamed)
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
-        mortal.driver = sweep._Driver(store, "me", mortal, group_size, Progress(12), force=False)
+        mortal.driver = sweep._Driver(store, "me", mortal, Compute(1, group_size), Progress(12), force=False)
         mortal.driver.drive(runs)
         table = store.load(runs).runs.set_index("run_id")
     assert len(table) == 12
@@ -454,7 +454,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
 def test_smaller_groups_come_first(tmp_path: Path) -> None:
     runs = expand(settings(), {"seed": list(range(8))})
     mortal = Mortal(1, {runs[2].run_id})
-    mortal.driver = sweep._Driver(Store(tmp_path, create=True), "me", mortal, 4, Progress(8), force=False)
+    mortal.driver = sweep._Driver(Store(tmp_path, create=True), "me", mortal, Compute(1, 4), Progress(8), force=False)
     mortal.driver.drive(runs)
     assert [len(given) for given, _ in mortal.given] == [4, 2, 2, 1, 1, 4, 1]
 
@@ -468,7 +468,7 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 
     run = a_run()
     store = Store(tmp_path, create=True)
-    sweep._Driver(store, "me", Confused(1, set()), 4, Progress(1), force=False).drive([run])
+    sweep._Driver(store, "me", Confused(1, set()), Compute(1, 4), Progress(1), force=False).drive([run])
     (error,) = store.load([run]).runs["error"]
     assert error == "TypeError: can't pickle it\n"
 
