@@ -18,6 +18,7 @@ run r in a group gives the same bits as run r alone.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,9 +70,17 @@ def he(rng: np.random.Generator, fan_in: int, fan_out: int, shape: Shape) -> Arr
     return rng.standard_normal(shape) * math.sqrt(2 / fan_in)
 
 
+@functools.lru_cache
+def constant(value: float, shape: Shape, dtype: np.dtype) -> Array:
+    """An array of one value, to be read only: made once, since a small one takes longer to make than to use."""
+    array = np.full(shape, value, dtype)
+    array.flags.writeable = False
+    return array
+
+
 def sum_over_examples(x: Array) -> Array:
     """Sum x (R, N, D) over N, giving (R, 1, D): as a product with ones, which BLAS does in one pass."""
-    return np.ones((1, x.shape[1]), x.dtype) @ x
+    return constant(1, (1, x.shape[1]), x.dtype) @ x
 
 
 def sum_per_feature(x: Array) -> Array:
@@ -80,7 +89,7 @@ def sum_per_feature(x: Array) -> Array:
         return sum_over_examples(x)
     runs, examples, channels = x.shape[:3]
     rows = x.reshape(runs, examples, channels, -1)
-    per_image = (rows @ np.ones((rows.shape[3], 1), x.dtype))[..., 0]
+    per_image = (rows @ constant(1, (rows.shape[3], 1), x.dtype))[..., 0]
     return sum_over_examples(per_image).reshape(runs, 1, channels, 1, 1)
 
 
@@ -100,9 +109,9 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
     Raises:
         ValueError: naming the layer, what it takes and what it got.
     """
-    names = axes.split()
-    if x.ndim != len(names) or not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"{layer} takes floats of shape ({', '.join(names)}), not {x.dtype} of shape {x.shape}")
+    if x.ndim != axes.count(" ") + 1 or x.dtype.kind != "f":
+        expected = ", ".join(axes.split())
+        raise ValueError(f"{layer} takes floats of shape ({expected}), not {x.dtype} of shape {x.shape}")
 
 
 @dataclass(frozen=True)
@@ -355,14 +364,15 @@ class Nonlinearity:
 
 @dataclass(frozen=True)
 class Sigmoid(Nonlinearity):
-    """y = 1 / (1 + exp(−x)), as ½ tanh(x/2) + ½, which can't overflow."""
+    """y = 1 / (1 + exp(−x)). Where exp overflows, y is 0, as it should be."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Apply it to each element; dx = dy · y (1 − y)."""
-        y = x * 0.5
-        np.tanh(y, out=y)
-        y *= 0.5
-        y += 0.5
+        y = np.negative(x)
+        with np.errstate(over="ignore"):
+            np.exp(y, out=y)  # NumPy's tanh takes twice as long
+        y += 1
+        np.divide(1, y, out=y)
 
         def backward(dy: Array) -> tuple[Array, Arrays]:
             dx = 1 - y
@@ -404,8 +414,8 @@ class ReLU(Nonlinearity):
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Apply it to each element."""
-        y = np.zeros_like(x)
-        np.maximum(x, y, out=y)  # five times as fast as against the scalar 0
+        zeros = constant(0, x.shape[1:][-3:], x.dtype)  # of examples or, if they are images, of one
+        y = np.maximum(x, zeros)  # three times as fast as against the scalar 0
         return y, state, lambda dy: (dy * (y > 0), {})
 
     def inactive(self, x: Array) -> Array:
@@ -424,12 +434,15 @@ def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
         The mean loss in nats over the N examples, (R,); and its gradient (softmax − targets) / N, (R, N, K).
         The largest logit is subtracted before exponentiating, so that none overflows.
     """
-    shifted = logits - logits.max(axis=2, keepdims=True)
-    p = np.exp(shifted)
-    total = p.sum(axis=2, keepdims=True)
+    # As (R, K, N): what runs over classes then takes whole rows at a time, and not ten neighbours.
+    z, t = logits.swapaxes(1, 2).copy(), targets.swapaxes(1, 2).copy()
+    z -= z.max(axis=1, keepdims=True)
+    p = np.exp(z)
+    total = p.sum(axis=1, keepdims=True)
     examples = logits.shape[1]
-    loss = (np.log(total[..., 0]) - (shifted * targets).sum(axis=2)).sum(axis=1) / examples
+    z *= t
+    loss = (np.log(total) - z.sum(axis=1, keepdims=True)).sum(axis=(1, 2)) / examples
+    total *= examples
     p /= total
-    p -= targets
-    p /= examples
-    return loss, p
+    p -= t / examples
+    return loss, p.swapaxes(1, 2)

@@ -432,6 +432,14 @@ def test_cross_entropy_is_invariant_to_a_shift_of_the_logits() -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(("examples", "classes"), [(8, 4), (1, 4), (8, 1)])
+def test_cross_entropy_changes_neither_argument(examples: int, classes: int) -> None:
+    arguments = random_logits(2, examples, classes)
+    for a in arguments:
+        a.flags.writeable = False  # so that changing it raises
+    softmax_cross_entropy(*arguments)
+
+
 def test_cross_entropy_of_huge_logits_is_finite() -> None:
     logits = np.array([[[1e4, -1e4]], [[-1e4, 1e4]]], np.float32)
     loss, dlogits = softmax_cross_entropy(logits, np.array([[[1, 0]]], np.float32))
