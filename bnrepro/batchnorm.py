@@ -22,7 +22,8 @@ class BatchNorm:
     - ``ema``: moving averages of μ_B and m/(m−1) σ²_B, gathered during training. The average after t mini-batches is
       their mean with weights momentum^(t−i), i = 1 … t, kept by
       ``average ← (1 − w) average + w new`` with w = (1 − momentum) / (1 − momentum^t). So it needs no start value,
-      ``momentum`` is the share of the past that is kept, and the limit momentum = 1 is the plain mean.
+      ``momentum`` is the share of the past that is kept, and the limit momentum = 1 is the plain mean. The state's
+      ``updates`` is 1/w: of how many mini-batches the average is.
     - ``population``: Algorithm 2: the plain mean of μ_B and of m/(m−1) σ²_B over many training mini-batches at the
       weights as they are, computed afresh by :meth:`bnrepro.network.Network.with_population_statistics`.
     - ``batch``: the test batch's own statistics, as in training. Not in the paper, and shown only for why not: the
@@ -74,10 +75,14 @@ class BatchNorm:
 
         # x̂ is never written out. With c = x − μ, which keeps a rounding error δ = mean(c) when |μ| ≫ σ,
         # σ² = mean(c²) − δ² and x̂ = (c − δ) s for s = 1/√(σ² + ε): every use of x̂ is affine in c.
-        mean = sum_per_feature(x) / m
+        mean = sum_per_feature(x)
+        mean /= m
         c = x - mean
-        delta = sum_per_feature(c) / m
-        var = sum_per_feature(c * c) / m - delta * delta
+        delta = sum_per_feature(c)
+        delta /= m
+        var = sum_per_feature(c * c)
+        var /= m
+        var -= delta * delta
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
         y = c * a
@@ -87,31 +92,32 @@ class BatchNorm:
             # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
             # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
             dbeta = sum_per_feature(dy)
-            dgamma = s * (sum_per_feature(dy * c) - delta * dbeta)
+            product = dy * c
+            dgamma = sum_per_feature(product)
+            dgamma -= delta * dbeta
+            dgamma *= s
             grads = {"gamma": dgamma, "beta": dbeta}
             if not need_dx:
                 return None, grads
-            b = a * s * dgamma / -m
-            dx = dy * a
-            dx += c * b
-            dx -= a * dbeta / m + b * delta
+            slope = dgamma * s
+            slope /= m
+            np.multiply(c, slope, out=product)
+            product += dbeta / m - slope * delta
+            dx = np.subtract(dy, product, out=product)
+            dx *= a
             return dx, grads
 
         return y, self._average(state, mean + delta, var, m) if train else state, backward
 
     def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
         """Move the averages towards a mini-batch's mean and unbiased variance, m/(m−1) times the biased ``var``."""
-        var = var * (m / (m - 1))
-        updates = state["updates"] + 1
-        # In float64, where the first weight is exactly 1: in float32 a share of the start values would be left over.
-        t = updates.astype(float)
-        weight = 1 / t if self.momentum == 1 else (1 - self.momentum) / (1 - self.momentum**t)
-        weight = weight.astype(mean.dtype)
-        return {
-            "mean": (1 - weight) * state["mean"] + weight * mean,
-            "var": (1 - weight) * state["var"] + weight * var,
-            "updates": updates,
-        }
+        updates = self.momentum * state["updates"] + 1  # 1/w: after t mini-batches, 1 + momentum + … + momentum^(t−1)
+        weight = 1 / updates
+        kept = 1 - weight
+        moved = {"mean": weight * mean, "var": weight * (m / (m - 1)) * var, "updates": updates}
+        for name in "mean", "var":
+            moved[name] += kept * state[name]
+        return moved
 
     def fold(self, params: Arrays, state: Arrays) -> tuple[Array, Array]:
         """The map that inference is (Algorithm 2, step 11): y = scale · x + shift, both of γ's shape."""
@@ -178,7 +184,8 @@ class BatchNormalization:
         self.running_mean, self.running_var = running_mean, running_var
         self.dgamma: Any = None
         self.dbeta: Any = None
-        self._updates = 0.0 if running_mean is None else np.inf  # given averages weigh as the result of many
+        # Given averages weigh as the result of many mini-batches.
+        self._updates = 0.0 if running_mean is None else 1 / (1 - momentum) if momentum < 1 else np.inf
         self._backward: Backward | None = None
 
     def forward(self, x: Array, train_flg: bool = True) -> Array:
@@ -209,7 +216,7 @@ class BatchNormalization:
         y, state, self._backward = layer.forward(params, state, x[np.newaxis], train=train_flg)
         if train_flg:
             self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)
-            self._updates += 1
+            self._updates = state["updates"].item()
         return y[0]
 
     def backward(self, dout: Array) -> Array:
