@@ -4,6 +4,9 @@
 place, since they are the largest arrays of all. Parameters are named by layer and by their name in it, and every one
 has a leading run axis; ``lr`` is (R,).
 
+An optimiser that is ``linear`` sees gradients only times the learning rate. Its ``update`` takes ``scaled=True`` where
+they come multiplied by it: the training loop does that to the gradient of the logits, which is far smaller.
+
 Weight decay adds weight_decay · W to the gradient of every weight W, which is the gradient of the penalty
 ½ weight_decay ‖W‖² (the paper's "L2 weight regularization", Section 4.2.1). Biases, γ and β are spared.
 """
@@ -48,32 +51,49 @@ class _Decayed:
         """Check the range."""
         require(0 <= self.weight_decay < np.inf, f"weight_decay={self.weight_decay}", "at least 0, and finite")
 
-    def _leaves(self, lr: Array, params: Params, grads: Params, *state: Params) -> Iterator[tuple[Any, ...]]:
-        """For every parameter: lr shaped to broadcast against it, itself, its decayed gradient, its state."""
+    def _leaves(self, params: Params, grads: Params, *state: Params) -> Iterator[tuple[Any, ...]]:
+        """For every parameter: its decay, itself, its gradient, its state."""
         for layer, arrays in params.items():
             for name, p in arrays.items():
-                g = grads[layer][name]
-                if self.weight_decay and name == "W":
-                    g = g + self.weight_decay * p
-                yield lr.reshape(-1, *[1] * (p.ndim - 1)), p, g, *(tree[layer][name] for tree in state)
+                decay = self.weight_decay if name == "W" else 0
+                yield decay, p, grads[layer][name], *(tree[layer][name] for tree in state)
+
+
+def _like(lr: Array, p: Array) -> Array:
+    """Lr (R,), shaped to broadcast against the parameter p."""
+    return lr.reshape(-1, *[1] * (p.ndim - 1))
+
+
+class _Linear(_Decayed):
+    """Of those that see gradients only times the learning rate."""
+
+    linear = True
+
+    def _steps(
+        self, lr: Array, scaled: bool, params: Params, grads: Params, *state: Params
+    ) -> Iterator[tuple[Any, ...]]:
+        """For every parameter: itself, the learning rate times its decayed gradient, its state."""
+        for decay, p, g, *rest in self._leaves(params, grads, *state):
+            step = g if scaled else _like(lr, p) * g
+            yield p, step + decay * _like(lr, p) * p if decay else step, *rest
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(_Decayed):
+class SGD(_Linear):
     """θ ← θ − lr · g. The paper does not name the optimiser of its MNIST experiment (Section 4.1)."""
 
     def init(self, params: Params) -> Params:
         """Nothing to remember."""
         return {}
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array) -> None:
+    def update(self, params: Params, grads: Params, state: Params, lr: Array, *, scaled: bool = False) -> None:
         """One step, in place."""
-        for rate, p, g in self._leaves(lr, params, grads):
-            p -= rate * g
+        for p, step in self._steps(lr, scaled, params, grads):
+            p -= step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Momentum(_Decayed):
+class Momentum(_Linear):
     """v ← momentum · v − lr · g;  θ ← θ + v: the classical (heavy-ball) form, Sutskever et al. 2013, Eq. 1 and 2.
 
     Differs from the form v ← momentum · v + g; θ ← θ − lr · v when lr changes during training.
@@ -90,11 +110,11 @@ class Momentum(_Decayed):
         """The velocities v = 0."""
         return _zeros_like(params)
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array) -> None:
+    def update(self, params: Params, grads: Params, state: Params, lr: Array, *, scaled: bool = False) -> None:
         """One step, in place."""
-        for rate, p, g, v in self._leaves(lr, params, grads, state):
+        for p, step, v in self._steps(lr, scaled, params, grads, state):
             v *= self.momentum
-            v -= rate * g
+            v -= step
             p += v
 
 
@@ -115,9 +135,11 @@ class Adagrad(_Decayed):
 
     def update(self, params: Params, grads: Params, state: Params, lr: Array) -> None:
         """One step, in place."""
-        for rate, p, g, h in self._leaves(lr, params, grads, state):
+        for decay, p, g, h in self._leaves(params, grads, state):
+            if decay:
+                g = g + decay * p
             h += g * g
-            p -= rate * g / (np.sqrt(h) + self.eps)
+            p -= _like(lr, p) * g / (np.sqrt(h) + self.eps)
 
 
 @dataclass(frozen=True)

@@ -196,18 +196,23 @@ def train(
 def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array, lr_factor: float) -> Array | None:
     """Update all runs but those that diverge here, whose indices are returned."""
     # One seed, one mini-batch: it is converted once and broadcast along the run axis.
-    batch = np.stack(list(drawn.values()) if len(drawn) == 1 else [drawn[seed] for seed in group.seeds])
-    x = to_float(data.train_images[batch], data.scale, group.lr.dtype)
+    (batch, *others) = drawn.values()
+    batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
+    x = to_float(data.train_images.take(batch, axis=0), data.scale, group.lr.dtype)
     logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
-    loss, dlogits = softmax_cross_entropy(logits, one_hot[batch])
+    loss, dlogits = softmax_cross_entropy(logits, one_hot.take(batch, axis=0))
     healthy = loss <= DIVERGED_LOSS  # False for NaN
+    lr, options = group.lr * lr_factor, {}
+    if getattr(group.optimizer, "linear", False):  # R·N·K products in place of one for every weight
+        dlogits *= lr[:, np.newaxis, np.newaxis]
+        options["scaled"] = True
     grads, diverged = backward(dlogits), None
     group.state = state
     if not healthy.all():
         diverged = group.runs[~healthy]
         group.keep(healthy)
-        grads = select_runs(grads, healthy)
-    group.optimizer.update(group.params, grads, group.optimizer_state, group.lr * lr_factor)
+        grads, lr = select_runs(grads, healthy), lr[healthy]
+    group.optimizer.update(group.params, grads, group.optimizer_state, lr, **options)
     return diverged
 
 

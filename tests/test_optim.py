@@ -6,6 +6,7 @@ A new optimiser is one more row of ``OPTIMISERS``.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,23 @@ def test_a_step_changes_parameters_and_state_in_place_and_nothing_else(row: Row)
     assert all(a is b for a, b in zip(arrays, after, strict=True))
     assert {a.dtype for a in arrays} == {np.dtype(np.float32)}
     assert bits(params) != bits(draw(2, seed=0))
+
+
+@pytest.mark.parametrize("row", [row for row in OPTIMISERS.values() if getattr(row.optimizer, "linear", False)])
+def test_a_linear_optimiser_takes_gradients_that_were_multiplied_by_the_learning_rate(row: Row) -> None:
+    optimizer: Any = row.optimizer
+    lr = np.array([0.1, 0.25], np.float32)
+    plain, scaled = draw(2, seed=0), draw(2, seed=0)
+    plain_state, scaled_state = optimizer.init(plain), optimizer.init(scaled)
+    for step in 1, 2:
+        grads = draw(2, seed=step)
+        times_lr = {
+            layer: {name: lr.reshape(-1, *[1] * (g.ndim - 1)) * g for name, g in arrays.items()}
+            for layer, arrays in grads.items()
+        }
+        optimizer.update(plain, grads, plain_state, lr)
+        optimizer.update(scaled, times_lr, scaled_state, lr, scaled=True)
+    assert bits(scaled) == bits(plain)
 
 
 @each_optimizer
