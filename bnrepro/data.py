@@ -62,7 +62,7 @@ class Dataset:
 
 def to_float(images: ByteArray, scale: float, dtype: npt.DTypeLike) -> FloatArray:
     """Return images times scale in ``dtype``, same shape: done per mini-batch, never for a whole set."""
-    return np.multiply(images, scale, dtype=dtype)
+    return images.astype(dtype) if scale == 1 else np.multiply(images, scale, dtype=dtype)
 
 
 @dataclass(frozen=True)
