@@ -1,7 +1,7 @@
 """The command line: Hydra composes ``conf/``, then one run or one sweep.
 
 ``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+verify``
-trains some of its runs again and compares.
+trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TrainingFailed(Exception):
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def command(composed: DictConfig) -> None:
-    """One run, a sweep, or the verification of one, as the settings say."""
+    """One run, a sweep, the verification of one, or the benchmark, as the settings say."""
     with bad_input_in_one_line():  # here too, since Hydra would print a line of its own
         settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
         try:
@@ -60,6 +60,11 @@ def command(composed: DictConfig) -> None:
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """What the settings say, with the sweep of this name."""
+    if settings.benchmark:
+        from bnrepro.benchmark import benchmark
+
+        benchmark(settings)
+        return
     if settings.verify.sweep is not None:
         check(settings, settings.verify.sweep, choice)
         return

@@ -483,6 +483,8 @@ class Settings:
     verify: Verify
     results_dir: Path
     compute: Compute
+    benchmark: Literal["full", "quick"] | None
+    """None unless that is the command."""
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
@@ -491,7 +493,7 @@ class Settings:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify"), "")
+        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify", "benchmark"), "")
         sweep = typed(_Sweep, composed.get("sweep"), "sweep")
         compute = composed.get("compute")
         kind = Dask if isinstance(compute, Mapping) and "scheduler" in compute else Compute
@@ -503,6 +505,7 @@ class Settings:
             verify=typed(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
             compute=typed(kind, compute, "compute"),
+            benchmark=typed(_Benchmark, _only(composed, "benchmark"), "").benchmark,
         )
 
 
@@ -516,6 +519,11 @@ def _folder(path: str) -> Path:
 @dataclass(frozen=True)
 class _Place:
     results_dir: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    benchmark: Literal["full", "quick"] | None
 
 
 @dataclass(frozen=True)
@@ -538,12 +546,15 @@ def _merge(old: Any, new: Any) -> Any:
 
 
 MAIN_JOB = "learning_rates"
-BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}"}
+BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}", "+benchmark": "benchmark=full"}
 
 
 def name_sweep(override: str) -> str:
-    """Bare ``+sweep`` and ``+verify`` mean the main job, which Hydra's own grammar would reject."""
-    named = re.sub(r"^\+?verify=", "verify.sweep=", re.sub(r"^\+sweep=", "sweep=", override))
+    """Bare ``+sweep``, ``+verify`` and ``+benchmark`` get the value that Hydra's own grammar asks for.
+
+    No sweep and no benchmark needs its ``+``.
+    """
+    named = re.sub(r"^\+?verify=", "verify.sweep=", re.sub(r"^\+(sweep|benchmark)=", r"\1=", override))
     return BARE.get(override, named)
 
 

@@ -227,7 +227,7 @@ class _Probe:
         diagnostics: Sequence[Diagnostic],
         dtype: np.dtype,
     ) -> None:
-        probe = _evenly(len(data.train_labels), schedule.probe_examples)
+        probe = evenly(len(data.train_labels), schedule.probe_examples)
         self.x = to_float(data.train_images[None, probe], data.scale, dtype)
         self.targets = np.eye(data.classes, dtype=dtype)[data.train_labels[None, probe]]
         self.data, self.schedule, self.dtype = data, schedule, dtype
@@ -309,7 +309,7 @@ def evaluate(
 ) -> Array:
     """Test accuracy (R,) in inference mode, on this many evenly spaced test examples, or on all there are."""
     count = len(data.test_labels)
-    chosen = _evenly(count, examples or count)
+    chosen = evenly(count, examples or count)
     correct = np.zeros(1, int)
     for start in range(0, len(chosen), EVALUATION_CHUNK):
         chunk = chosen[start : start + EVALUATION_CHUNK]
@@ -319,6 +319,6 @@ def evaluate(
     return correct / len(chosen)
 
 
-def _evenly(count: int, wanted: int) -> Array:
+def evenly(count: int, wanted: int) -> Array:
     """Indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
     return np.linspace(0, count - 1, min(wanted, count)).astype(int)

@@ -1,0 +1,90 @@
+"""The benchmark's parts, on next to nothing: no time is checked, and neither JAX nor PyTorch is needed."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnrepro import __main__ as command_line
+from bnrepro import benchmark
+from bnrepro.benchmark import ARMS, Case, Contestant, bars, contest, growth_curves, stand_in
+from bnrepro.config import Settings, compose, name_sweep
+from bnrepro.data import IDX
+
+TINY = Case(64, "relu", "batch", runs=2, width=8, depth=2, batch=10)
+
+
+def test_a_contest_has_a_row_for_each_and_the_ratio_to_the_floor_of_the_same_shape() -> None:
+    other = replace(TINY, runs=1)
+    entries = [("floor", TINY), ("bnrepro", TINY), ("bnrepro", replace(TINY, norm="none")), ("bnrepro", other)]
+    table = contest(entries, rounds=2)
+    assert table["contestant"].tolist() == [name for name, _ in entries]
+    assert (table[["low", "median", "high"]] > 0).all(axis=None)
+    floor, batch, none, without_floor = table["ratio"]
+    assert floor == 1
+    np.testing.assert_allclose([batch, none], table["median"][1:3] / table["median"][0])
+    assert np.isnan(without_floor)
+
+
+def test_a_rival_that_trains_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Contestant):
+        loss = np.zeros(TINY.runs)
+
+        def advance(self) -> None:
+            pass
+
+    monkeypatch.setitem(benchmark.NAMES, "JAX", Other)
+    with pytest.raises(RuntimeError, match=r"JAX and bnrepro train Case\(.*\) to different losses"):
+        contest([("bnrepro", TINY), ("JAX", TINY)], rounds=1)
+
+
+def test_the_products_of_the_floor_are_those_of_the_network() -> None:
+    floor = benchmark.Floor(TINY)
+    params, _ = TINY.network().init(np.random.default_rng(0), (1, 8, 8))
+    assert [w.shape for w in floor.weights] == [(2, *p["W"].shape) for p in params.values() if "W" in p]
+    floor.turn()
+    assert all(np.isfinite(a).all() for a in [*floor.y, *floor.dweights, *floor.dx[1:]])
+
+
+def rows(contestant: str, cases: list[Case], **more: Any) -> list[dict[str, Any]]:
+    return [asdict(c) | {"contestant": contestant, "median": 2.0, "low": 1.0, "high": 3.0} | more for c in cases]
+
+
+def test_figures_are_drawn_of_those_who_took_part() -> None:
+    cases = [Case(size, *arm) for size in (784, 64) for arm in ARMS]
+    figure = bars(pd.DataFrame(rows("bnrepro", cases) + rows("floor", [cases[0], cases[4]])))
+    assert [ax.get_title() for ax in figure.axes] == ["784 inputs", "64 inputs"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["floor", "bnrepro"]
+    grown = [row for name in benchmark.GROWTH for row in rows("bnrepro", cases, dimension=name)]
+    sizes = pd.DataFrame({"number": [10, 100], "median": [5.0, 2.0]})
+    assert len(growth_curves(pd.DataFrame(grown), sizes).axes) == len(benchmark.GROWTH) + 1
+
+
+def test_the_stand_in_can_be_read_as_mnist(tmp_path: Path) -> None:
+    data = stand_in(64)
+    benchmark._write_idx(tmp_path / "images", data)
+    options: Any = {"mirrors": [], "sha256": None, "sha256_gz": None}
+    read = IDX(name="mnist", binarize=True, root=str(tmp_path / "images"), **options).load()
+    np.testing.assert_array_equal(read.train_images, data.train_images)
+    np.testing.assert_array_equal(read.test_labels, data.test_labels)
+
+
+@pytest.mark.parametrize(("given", "quick"), [("+benchmark", False), ("+benchmark=quick", True)])
+def test_the_command_runs_it(given: str, quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(benchmark, "benchmark", lambda folder, quick: called.append((folder, quick)))
+    monkeypatch.setattr(sys, "argv", ["bnrepro", given, f"results_dir={tmp_path}"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    command_line.main()
+    assert called == [(tmp_path / "benchmark", quick)]
+
+
+def test_it_is_off_by_default_and_has_two_sizes() -> None:
+    assert Settings.parse(compose([])).benchmark is None
+    assert name_sweep("+benchmark") == "benchmark=full"
+    with pytest.raises(ValueError, match="benchmark=slow: must be 'full' or 'quick'"):
+        Settings.parse(compose(["+benchmark=slow"]))
