@@ -52,12 +52,12 @@ import threadpoolctl
 from matplotlib.figure import Figure
 
 from . import figures
-from .config import ACTIVATIONS, NORMS
-from .data import Dataset, minibatches
+from .config import ACTIVATIONS, NORMS, Compute, Settings
+from .data import IDX_FILES, Dataset, minibatches
 from .layers import Array, xavier
 from .network import Network, mlp
 from .optim import SGD
-from .store import blas
+from .store import Store, environment
 from .train import Schedule, evenly, train
 
 TOLERANCE = 1e-3
@@ -455,14 +455,12 @@ def _command(folder: str, *arguments: str) -> float:
 
 def around(quick: bool) -> dict[str, float]:
     """What stands around the step: wall time of commands, and memory."""
-    from .store import Store
-
     found = {"--help, seconds": float(np.median([_command("", "--help") for _ in range(3)]))}
     seeds = "sweep.grid.seed=[0]" if quick else "sweep.grid.seed=[0,1,2]"
     for workers in 1, 2:
         with tempfile.TemporaryDirectory() as folder:
             seconds = _command(folder, "+sweep", seeds, f"compute.n_jobs={workers}")
-            runs = Store(Path(folder) / "learning_rates").load(None).runs
+            runs = Store(Path(folder) / "learning_rates").load().runs
         trained = runs["diverged_at"].fillna(runs["steps"]).sum()
         found[f"+sweep with {workers} worker{'s' * (workers > 1)}, seconds"] = seconds
         found[f"run-steps per second, {workers} worker{'s' * (workers > 1)}"] = trained / seconds
@@ -471,7 +469,13 @@ def around(quick: bool) -> dict[str, float]:
         notes.mkdir()
         _write_idx(images, stand_in(784))
         witness = [f"lr_schedule.name={__name__}.Witness", f"+lr_schedule.folder={notes}"]
-        mnist = ["dataset=mnist", f"dataset.root={images}", "dataset.sha256=null", "train.steps=100"]
+        mnist = [
+            "dataset=mnist",
+            f"dataset.root={images}",
+            "dataset.sha256=null",
+            "train.steps=100",
+            "train.measurements=1",
+        ]
         begin = time.time()
         _command(folder, "+sweep", *witness, *mnist, "sweep.grid.seed=[0]", "compute.n_jobs=2")
         peaks = [float(path.read_text()) for path in notes.glob("*.peak")]
@@ -482,8 +486,6 @@ def around(quick: bool) -> dict[str, float]:
 
 def _write_idx(folder: Path, data: Dataset) -> None:
     """As four files like those of MNIST."""
-    from .data import IDX_FILES
-
     folder.mkdir()
     for file, array in zip(
         IDX_FILES, (data.train_images, data.train_labels, data.test_images, data.test_labels), strict=True
@@ -493,20 +495,18 @@ def _write_idx(folder: Path, data: Dataset) -> None:
         (folder / file).write_bytes(header + (255 * array if "images" in file else array).tobytes())
 
 
-def sweep_sizes(sizes: Sequence[int]) -> pd.DataFrame:
-    """Wall time per run of sweeps of many short runs, from the grid to the store, on all cores."""
-    from .config import Compute, Settings, compose
-    from .store import Store
-    from .sweep import expand, run_all
+def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
+    """Wall time per run of sweeps of many short runs around ``run``, from the grid to the store, on all cores."""
+    from .sweep import Progress, expand, run_all
 
-    settings = Settings.parse(compose(["train.steps=10", "train.measurements=1"]))
+    short = {"train": {"steps": [10], "measurements": [1]}, "optimizer": {"lr": [0.01, 0.1]}}
     rows = []
     for size in sizes:
         begin = time.time()
-        runs = expand(settings.run, {"optimizer": {"lr": [0.01, 0.1]}, "seed": list(range(size // 2))})
+        runs = expand(run, {**short, "seed": list(range(size // 2))})
         with tempfile.TemporaryDirectory() as folder:
             compute = Compute(n_jobs=-1, group_size=None)
-            run_all(runs, Store(Path(folder), create=True), compute, lambda results: None)
+            run_all(runs, Store(Path(folder), create=True), compute, Progress(len(runs)))
         rows.append({"number": size, "median": (time.time() - begin) / size * 1e6})
     return pd.DataFrame(rows)
 
@@ -515,10 +515,10 @@ def machine() -> str:
     """Processor, BLAS and what else decides about the time."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    lib = blas()
+    lib = environment()
     pinned = os.environ.get("OPENBLAS_CORETYPE", "not pinned")
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        threads = blas()["blas_threads"]
+        threads = environment()["blas_threads"]
     return (
         f"{named[1] if named else platform.processor()}, {os.cpu_count()} cores; {lib['blas']}, kernel "
         f"{lib['blas_kernel']} ({pinned}), {threads} thread; Python {platform.python_version()}, NumPy {np.__version__}"
@@ -583,25 +583,25 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     return figure
 
 
-def benchmark(folder: Path, *, quick: bool) -> None:
-    """Measure everything and show it: printed, and as tables and figures in the folder."""
-    print(machine(), flush=True)
-    with one_core():
-        of_steps = steps(2 if quick else 9, (1, 8) if quick else RUNS)
-        print(of_steps.drop(columns=["width", "depth", "batch"]).round(2).to_string(index=False), flush=True)
-        of_growth = growth(1 if quick else 5)
-    print(of_growth.drop(columns=["inputs", "activation"]).round(2).to_string(index=False), flush=True)
-    sizes = sweep_sizes(SWEEP_SIZES[:2] if quick else SWEEP_SIZES)
-    print(sizes.round(0).to_string(index=False), flush=True)
-    rest = pd.Series(around(quick), name="value").rename_axis("what").reset_index()
-    print(rest.round(2).to_string(index=False), flush=True)
-    with figures.look():
-        paths = figures.save(bars(of_steps), folder, "steps") + figures.save(
-            growth_curves(of_growth, sizes), folder, "growth"
-        )
-    for name, table in ("steps", of_steps), ("growth", of_growth), ("sweep_sizes", sizes), ("around", rest):
+def benchmark(settings: Settings) -> None:
+    """Measure everything and show it: printed, and as tables and figures in the folder of results."""
+    quick, folder, paths = settings.benchmark == "quick", settings.results_dir / "benchmark", list[Path]()
+
+    def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
+        print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
         paths.append(folder / f"{name}.csv")
         with figures.whole(paths[-1]) as partial:
             table.assign(machine=machine()).to_csv(partial, index=False)
+        return table
+
+    print(machine(), flush=True)
+    with one_core():
+        of_steps = show("steps", steps(2 if quick else 9, (1, 8) if quick else RUNS))
+        of_growth = show("growth", growth(1 if quick else 5))
+    sizes = show("sweep_sizes", sweep_sizes(SWEEP_SIZES[:2] if quick else SWEEP_SIZES, settings.run))
+    show("around", pd.DataFrame(around(quick).items(), columns=["what", "value"]))
+    with figures.look():
+        paths += figures.save(bars(of_steps), folder, "steps")
+        paths += figures.save(growth_curves(of_growth, sizes), folder, "growth")
     for path in paths:
         print(os.path.relpath(path))

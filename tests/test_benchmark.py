@@ -73,14 +73,14 @@ def test_the_stand_in_can_be_read_as_mnist(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.test_labels, data.test_labels)
 
 
-@pytest.mark.parametrize(("given", "quick"), [("+benchmark", False), ("+benchmark=quick", True)])
-def test_the_command_runs_it(given: str, quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("given", "size"), [("+benchmark", "full"), ("+benchmark=quick", "quick")])
+def test_the_command_runs_it(given: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    monkeypatch.setattr(benchmark, "benchmark", lambda folder, quick: called.append((folder, quick)))
+    monkeypatch.setattr(benchmark, "benchmark", lambda s: called.append((s.results_dir, s.benchmark)))
     monkeypatch.setattr(sys, "argv", ["bnrepro", given, f"results_dir={tmp_path}"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     command_line.main()
-    assert called == [(tmp_path / "benchmark", quick)]
+    assert called == [(tmp_path, size)]
 
 
 def test_it_is_off_by_default_and_has_two_sizes() -> None:
