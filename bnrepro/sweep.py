@@ -28,9 +28,9 @@ from .train import Diverged, Event, Measurement, train
 from .workers import Workers, cause_of_death
 
 MAX_GROUP = 8
-"""Runs in lock-step beyond which little is gained: for the paper's network on 28 by 28 pixels, 8 take 61% (batch norm) to
-74% of the time per run that 1 takes, and 16 up to 3% more than 8, whose parameters and gradients, 0.4 MB each per run,
-better stay in the cache; on 8 by 8 pixels 16 take 2% to 9% less than 8 (``python -m bnrepro +benchmark``)."""
+"""Runs in lock-step beyond which little is gained: for the paper's network on 28 by 28 pixels, 8 take 62% (batch norm)
+to 74% of the time per run that 1 takes, and 16 the same within 3%; on 8 by 8 pixels 16 take 2% to 9% less than 8
+(``python -m bnrepro +benchmark``). Nor have sweeps many more runs of one seed, which share the mini-batch."""
 
 LINE_EVERY = 5.0
 """Seconds between lines of progress where there is no terminal."""
