@@ -543,9 +543,10 @@ def bars(table: pd.DataFrame) -> Figure:
             at = np.arange(len(ARMS)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
             spread = np.abs(np.array([[row["low"], row["high"]] for row in rows]).T - heights)
             ax.bar(at, heights, 0.8 / len(names), yerr=spread, color=COLOURS[name], label=name)
-            for x, height in zip(at, heights, strict=True):
-                ax.text(x, height, f" {height:.0f}", ha="center", va="bottom", fontsize=7, rotation=90)
-        ax.set_xticks(range(len(ARMS)), [f"{figures.ACTIVATIONS[a]}\n{figures.style(n)['label']}" for a, n in ARMS])
+            for x, height, above in zip(at, heights, spread[1], strict=True):
+                ax.text(x, height + above, f" {height:.0f}", ha="center", va="bottom", fontsize=7, rotation=90)
+        norms = {"none": "", "batch": " + BN"}
+        ax.set_xticks(range(len(ARMS)), [figures.ACTIVATIONS[a] + norms[n] for a, n in ARMS])
         ax.tick_params(axis="x", labelsize=8)
         ax.set(title=f"{size} inputs", ylabel="µs per run and step")
         ax.margins(y=0.12)
@@ -555,31 +556,46 @@ def bars(table: pd.DataFrame) -> Figure:
 
 
 def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
-    """Time per run and step against each dimension of the work, and time per run against the number of runs."""
+    """Time per run and step, and as a multiple of the floor, against each dimension of the work.
+
+    In the last column the wall time per run against the number of runs.
+    """
     labels = {
         "runs": "runs in lock-step",
         "width": "units per layer",
         "depth": "hidden layers",
         "batch": "examples in a mini-batch",
     }
-    figure = Figure(figsize=(12, 3.2))
-    axes = figure.subplots(1, len(labels) + 1)
-    for ax, (dimension, label) in zip(axes, labels.items(), strict=False):
+    figure = Figure(figsize=(12, 5))
+    axes = figure.subplots(2, len(labels) + 1)
+    for (top, bottom), (dimension, label) in zip(axes.T, labels.items(), strict=False):
         here = table[table["dimension"] == dimension]
         lines = {"floor": here[here["contestant"] == "floor"]}
         lines |= {norm: here[(here["contestant"] == "bnrepro") & (here["norm"] == norm)] for norm in figures.NORMS}
         for name, line in lines.items():
             style = {"color": COLOURS[name], "label": name} if name == "floor" else figures.style(name)
-            ax.plot(line[dimension], line["median"], markersize=4, **style)
-        ax.set(xscale="log", yscale="log", xlabel=label)
+            top.plot(line[dimension], line["median"] / 1e3, markersize=4, **style)
+            bottom.plot(line[dimension], line["ratio"], markersize=4, **style)
+        if dimension == "runs":
+            top.set_ylim(bottom=0)
+        else:
+            top.set(yscale="log")
+            top.yaxis.set_major_formatter("{x:g}")
+            top.yaxis.set_minor_formatter("")
+        bottom.set(xlabel=label, ylim=(0.95, 2.3))
         values = sorted({*here[dimension]})
-        ax.set_xticks(values, [str(value) for value in values], minor=False)
-        ax.set_xticks([], minor=True)
-        ax.tick_params(axis="x", labelsize=7)
-    axes[0].set_ylabel("µs per run and step")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    axes[-1].plot(sizes["number"], sizes["median"] / 1e3, color="0.2", marker="o", markersize=4)
-    axes[-1].set(xscale="log", yscale="log", xlabel="runs of 10 steps in a sweep", ylabel="ms per run, all told")
+        for ax in top, bottom:
+            ax.set(xscale="log")
+            ax.set_xticks(values, [str(value) for value in values], minor=False, fontsize=7)
+            ax.set_xticks([], minor=True)
+    axes[0, 0].set_ylabel("ms per run and step")
+    axes[1, 0].set_ylabel("multiple of the floor")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axes[1, -1].remove()
+    axes[0, -1].plot(sizes["number"], sizes["median"] / 1e3, color="0.2", marker="o", markersize=4)
+    axes[0, -1].set(
+        xscale="log", yscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run"
+    )
     return figure
 
 
