@@ -596,6 +596,8 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     axes[0, -1].set(
         xscale="log", yscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run"
     )
+    axes[0, -1].yaxis.set_major_formatter("{x:g}")
+    axes[0, -1].yaxis.set_minor_formatter("")
     return figure
 
 
