@@ -184,7 +184,7 @@ def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
         dask: Any = importlib.import_module("dask")
     except ModuleNotFoundError as error:
         raise InputError("compute=dask: Dask is not installed; python -m pip install -e '.[dask]' does that") from error
-    for name in ("distributed", "distributed.client"):  # each has a level; what matters is said here
+    for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):  # what matters is said here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         # The data sets are meant to travel with the graph.

@@ -176,6 +176,7 @@ def drawn(folder: Path) -> dict[str, bytes]:
 def interrupt(sweep: Sweep, number: int) -> None:
     """Send a signal as it comes in life: that of Ctrl-C and of a closed terminal to all processes, others to one."""
     if number in (signal.SIGINT, signal.SIGHUP):
-        os.killpg(sweep.process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(sweep.process.pid, number)
     else:
         sweep.process.send_signal(number)
