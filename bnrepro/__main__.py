@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnrepro.config import CONF, RunConfig, Settings, compose, name_sweep
+from bnrepro.config import CONF, RunConfig, Settings, complete_override, compose
 from bnrepro.errors import InputError
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:
 
 def main() -> None:
     """Run the command."""
-    sys.argv[1:] = map(name_sweep, sys.argv[1:])
+    sys.argv[1:] = map(complete_override, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with stop_on_signals(), bad_input_in_one_line():

@@ -549,7 +549,7 @@ MAIN_JOB = "learning_rates"
 BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}", "+benchmark": "benchmark=full"}
 
 
-def name_sweep(override: str) -> str:
+def complete_override(override: str) -> str:
     """Bare ``+sweep``, ``+verify`` and ``+benchmark`` get the value that Hydra's own grammar asks for.
 
     No sweep and no benchmark needs its ``+``.
@@ -568,5 +568,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed: Any = OmegaConf.to_container(hydra.compose("config", [*map(name_sweep, overrides)]), resolve=True)
+        composed: Any = OmegaConf.to_container(
+            hydra.compose("config", [*map(complete_override, overrides)]), resolve=True
+        )
         return composed

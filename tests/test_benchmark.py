@@ -12,7 +12,7 @@ import pytest
 from bnrepro import __main__ as command_line
 from bnrepro import benchmark
 from bnrepro.benchmark import ARMS, Case, Contestant, bars, contest, growth_curves, stand_in
-from bnrepro.config import Settings, compose, name_sweep
+from bnrepro.config import Settings, complete_override, compose
 from bnrepro.data import IDX
 
 TINY = Case(64, "relu", "batch", runs=2, width=8, depth=2, batch=10)
@@ -85,6 +85,6 @@ def test_the_command_runs_it(given: str, size: str, tmp_path: Path, monkeypatch:
 
 def test_it_is_off_by_default_and_has_two_sizes() -> None:
     assert Settings.parse(compose([])).benchmark is None
-    assert name_sweep("+benchmark") == "benchmark=full"
+    assert complete_override("+benchmark") == "benchmark=full"
     with pytest.raises(ValueError, match="benchmark=slow: must be 'full' or 'quick'"):
         Settings.parse(compose(["+benchmark=slow"]))
