@@ -31,14 +31,9 @@ from bnrepro.figures import NORMS, levels, line_with_range, style
 TARGET = 0.9
 """Test accuracy to which steps are counted."""
 
-CONCLUSION = ["speed-up", "gain"]
-
 FLOOR = 0.7
 """Where the paper's axis of accuracy begins."""
 
-MEASURES = ["run_id", "status", "test_accuracy", "diverged_at", "seconds", "error"]
-NOT_A_CHOICE = [*MEASURES, "dataset", "activation", "norm", "seed", "steps", "code"]
-NOT_A_CHOICE += ["bnrepro", "git_commit", "python", "numpy", "simd", "blas", "blas_kernel", "blas_threads", "machine"]
 BASE = "base"
 BEHIND: Any = {"color": "0.75", "linewidth": 4, "zorder": 1.5}
 """Style of the base in the panels of the others."""
@@ -58,8 +53,8 @@ def score(results: Results) -> pd.DataFrame:
     rows = {}
     for choice, arms in _arms(runs).items():
         finals = {norm: arm["final"] for norm, arm in arms.items()}
-        row = {f"accuracy {style(norm)['label']}": _percent(final) for norm, final in finals.items()}
-        row |= dict.fromkeys(CONCLUSION, "")
+        row = {f"accuracy {style(norm)['label']}": _range(100 * final, "{:.1f}") for norm, final in finals.items()}
+        row |= {"speed-up": "", "gain": ""}
         if finals.keys() >= {"none", "batch"}:
             row["gain"] = _range(100 * (finals["batch"] - finals["none"]), "{:+.2f}")
             row["speed-up"] = _speed_up(arms["none"]["to target"], arms["batch"]["to target"])
@@ -70,7 +65,7 @@ def score(results: Results) -> pd.DataFrame:
 def _with_choice(results: Results) -> pd.DataFrame:
     """Table ``runs`` with the choice, by what differs from most runs, the final accuracy, and the steps to 90%."""
     runs = results.runs
-    settings = runs.drop(columns=[*NOT_A_CHOICE], errors="ignore").map(_text)
+    settings = runs.filter(regex=r"\.|^lr$").map(_text)
     usual = {name: values[values != ""].mode().get(0, "") for name, values in settings.items()}
     choices = []
     for _, row in settings.iterrows():
@@ -105,10 +100,6 @@ def _arms(runs: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
         table[choice] = {norm: arm for norm, arm in arms.items() if len(arm)}
     plain = table.get(BASE, {}).get("none")
     return {choice: ({"none": plain} if plain is not None else {}) | arms for choice, arms in table.items()}
-
-
-def _percent(values: pd.Series) -> str:
-    return _range(100 * values, "{:.1f}")
 
 
 def _range(values: pd.Series, form: str) -> str:
