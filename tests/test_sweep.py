@@ -166,6 +166,13 @@ def test_sizes_of_groups(count: int, workers: int, size: int | None, sizes: list
     assert [len(group) for group in form_groups(runs, workers, size)] == sizes
 
 
+def test_what_takes_longest_is_trained_first() -> None:
+    grid = {"model": {"norm": ["none", "batch"]}, "train": {"steps": [10, 20]}, "optimizer": {"lr": [1.0, 2.0, 3.0]}}
+    groups = form_groups(expand(settings(), grid), workers=1, group_size=2)
+    order = [(group[0].train.steps, len(group), group[0].model.value.norm) for group in groups]
+    assert order == [(s, n, norm) for s in (20, 10) for n in (2, 1) for norm in ("batch", "none")]
+
+
 def test_no_runs_make_no_groups() -> None:
     assert form_groups([], 2) == []
 
