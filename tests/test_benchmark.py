@@ -1,5 +1,6 @@
 """The benchmark's parts, on next to nothing: no time is checked, and neither JAX nor PyTorch is needed."""
 
+import itertools
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from bnrepro import __main__ as command_line
 from bnrepro import benchmark
 from bnrepro.benchmark import ARMS, Case, Contestant, bars, contest, growth_curves, stand_in
-from bnrepro.config import Settings, complete_override, compose
+from bnrepro.config import RunConfig, Settings, complete_override, compose
 from bnrepro.data import IDX
 
 TINY = Case(64, "relu", "batch", runs=2, width=8, depth=2, batch=10)
@@ -52,6 +53,29 @@ def test_the_products_of_the_floor_are_those_of_the_network() -> None:
 
 def rows(contestant: str, cases: list[Case], **more: Any) -> list[dict[str, Any]]:
     return [asdict(c) | {"contestant": contestant, "median": 2.0, "low": 1.0, "high": 3.0} | more for c in cases]
+
+
+def test_the_profile_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {arm: 3.0 + i for i, arm in enumerate(ARMS)}
+    tiny = pd.DataFrame({"median": [1.0, *(1 + microseconds for microseconds in calls.values())]})
+    monkeypatch.setattr(benchmark, "contest", lambda entries, rounds: tiny if len(list(entries)) == 5 else None)
+    cases = [Case(64, *arm) for arm in ARMS]
+    table = pd.DataFrame(rows("floor", cases[:1], median=10.0) + rows("bnrepro", cases, median=20.0))
+    rivals = pd.DataFrame(rows("JAX", cases, median=16.0))
+    found = benchmark.profile(1, pd.concat([table, rivals])).set_index(["activation", "norm"])
+    assert found["calls"].to_dict() == calls
+    assert (found["total"] == 20).all()
+    assert (found[["products", "calls", "passes"]].sum(axis=1) == 20).all()
+    assert (found["over JAX"] == 1.25).all()
+    assert benchmark.profile(1, table)["over JAX"].isna().all()
+
+
+def test_the_share_of_measuring_is_of_all_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("time.process_time", lambda: next(ticks))  # steps take a tick, measuring two
+    run = RunConfig.parse(Settings.parse(compose(["train.steps=40", "train.measurements=4"])).run)
+    assert run.train.measured_steps == [0, 1, 2, 3, 5, 7, 10, 20, 30, 40]
+    assert benchmark.measuring_share(run, stand_in(64), turns=2) == 20 / (20 + 40)
 
 
 def test_figures_are_drawn_of_those_who_took_part() -> None:
