@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -131,10 +131,10 @@ class _Processes:
         return future
 
     def end(self) -> None:
-        """Kill them."""
-        for wait in (False, True):  # all at once, then until the last has ended
-            for executor in self._executors.values():
-                executor.shutdown(wait=wait, kill_workers=True)
+        """Kill them, all at once, and wait until the last has ended."""
+        if self._executors:
+            with ThreadPoolExecutor(len(self._executors)) as pool:
+                list(pool.map(lambda executor: executor.shutdown(kill_workers=True), self._executors.values()))
 
 
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # which Windows has not
