@@ -165,11 +165,12 @@ def check(settings: Settings, name: str, choice: str | None) -> None:
 
 
 def report_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> None:
-    """Say which of the runs failed, of what, and where to read more."""
+    """Say which of the runs failed, in their order, of what, and where to read more."""
     from bnrepro.sweep import tell_apart
 
     print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed:", file=sys.stderr)
-    shown = failed[:MOST_FAILURES]
+    place = {run.run_id: i for i, run in enumerate(runs)}
+    shown = sorted(failed, key=lambda result: place[result.config.run_id])[:MOST_FAILURES]
     for result, label in zip(shown, tell_apart([result.config for result in shown], runs), strict=True):
         print(f"  {label}: {headline(result.error or '')}", file=sys.stderr)
     if len(failed) > len(shown):

@@ -31,8 +31,8 @@ mean over examples as a product with 1/N                          dropped: a con
 ReLU's gradient by ``where``, ``putmask``, bits or ``sign``       dropped: none faster than ``dy * (y > 0)``
 batch norm by the distance from the first example, not the mean   dropped: 1%, for a mean that is less accurate
 examples outermost in memory, and small buffers for ufuncs        dropped: broadcasts 30% faster, products slower
-groups of 16 to 32 runs                                           dropped: 3% to 10% less at 64 inputs, more at 784
-runs of several seeds in a group, if one seed has too few         no gain: 0% to 6% at 64 inputs, 7% to 11% more at 784
+groups of 16 to 32 runs                                           dropped: 5–10% less at 64 inputs, 2–8% more at 784
+runs of several seeds in a group, if one seed has too few         dropped: −6% to 4% at 64 inputs, 9–18% more at 784
 ``scipy.special.expit``; ``reciprocal``                           dropped: 2.4 and 1.7 times as long as what is used
 ================================================================  =====================================================
 """
@@ -57,7 +57,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import threadpoolctl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import figures
 from .config import ACTIVATIONS, NORMS, Compute, RunConfig, Settings, compose
@@ -661,9 +663,7 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
         if dimension == "runs":
             top.set_ylim(bottom=0)
         else:
-            top.set(yscale="log")
-            top.yaxis.set_major_formatter("{x:g}")
-            top.yaxis.set_minor_formatter("")
+            _log_scale(top)
         bottom.set(xlabel=label, ylim=(0.95, 2.3))
         values = sorted({*here[dimension]})
         for ax in top, bottom:
@@ -675,12 +675,18 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     axes[1, -1].remove()
     axes[0, -1].plot(sizes["number"], sizes["median"] / 1e3, color="0.2", marker="o", markersize=4)
-    axes[0, -1].set(
-        xscale="log", yscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run"
-    )
-    axes[0, -1].yaxis.set_major_formatter("{x:g}")
-    axes[0, -1].yaxis.set_minor_formatter("")
+    axes[0, -1].set(xscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run")
+    axes[0, -1].set_xticks(sizes["number"], [f"{number:,}" for number in sizes["number"]], fontsize=7)
+    axes[0, -1].set_xticks([], minor=True)
+    _log_scale(axes[0, -1])
     return figure
+
+
+def _log_scale(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def benchmark(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
@@ -565,9 +566,11 @@ def compose(overrides: list[str]) -> dict[str, Any]:
         hydra.errors.HydraException: if there is no such key or option.
     """
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
+    with nullcontext() if running else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         composed: Any = OmegaConf.to_container(
             hydra.compose("config", [*map(complete_override, overrides)]), resolve=True
         )

@@ -28,8 +28,8 @@ from .train import Diverged, Event, Measurement, train
 from .workers import Workers, cause_of_death
 
 MAX_GROUP = 8
-"""Runs in lock-step beyond which little is gained: for the paper's network on 28 by 28 pixels, 8 take 61% (batch norm)
-to 73% of the time per run that 1 takes, and 16 take 1% to 5% less than 8; on 8 by 8 pixels 4% to 9% less
+"""Runs in lock-step beyond which little is gained: for the paper's network on 28 by 28 pixels, 8 take 63% (batch norm)
+to 76% of the time per run that 1 takes, and 16 take 2% to 7% more than 8; on 8 by 8 pixels 5% to 9% less
 (``python -m bnrepro +benchmark``). Nor have sweeps many more runs of one seed, which share the mini-batch."""
 
 LINE_EVERY = 5.0

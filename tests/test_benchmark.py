@@ -1,6 +1,7 @@
 """The benchmark's parts, on next to nothing: no time is checked, and neither JAX nor PyTorch is needed."""
 
 import itertools
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -112,3 +113,15 @@ def test_it_is_off_by_default_and_has_two_sizes() -> None:
     assert complete_override("+benchmark") == "benchmark=full"
     with pytest.raises(ValueError, match="benchmark=slow: must be 'full' or 'quick'"):
         Settings.parse(compose(["+benchmark=slow"]))
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_leaves_tables_and_figures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bnrepro", "+benchmark=quick", f"results_dir={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "benchmark").glob("*.csv")}
+    assert set(tables) == {"steps", "profile", "growth", "sweep_sizes", "around"}
+    assert not any(table.drop(columns="over JAX", errors="ignore").isna().all().any() for table in tables.values())
+    assert all((table["machine"].str.len() > 0).all() for table in tables.values())
+    assert {path.name for path in (tmp_path / "benchmark").glob("*.png")} == {"steps.png", "growth.png"}

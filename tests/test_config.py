@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 from hydra.errors import HydraException
@@ -547,3 +548,9 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings() -> None:
     for run in (a_run({"model.norm": "batch"}), a_cnn("optimizer=momentum", "optimizer.lr=1e-3")):
         text = json.dumps(run.to_dict(), sort_keys=True)
         assert run.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_settings_can_be_composed_within_the_command(tmp_path: Path) -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        within = compose(["train.steps=7"])
+    assert within == compose(["train.steps=7"])
