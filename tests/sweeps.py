@@ -89,8 +89,13 @@ class Sweep:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=self.limits,
+                preexec_fn=self._begin,
             )
+
+    def _begin(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which is ignored where the tests run in the background
+        if self.limits:
+            self.limits()
 
     def end(self) -> tuple[int, str, str]:
         """Wait for it: status, output and errors."""
