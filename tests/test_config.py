@@ -550,7 +550,7 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings() -> None:
         assert run.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def test_settings_can_be_composed_within_the_command(tmp_path: Path) -> None:
+def test_settings_can_be_composed_within_the_command() -> None:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         within = compose(["train.steps=7"])
     assert within == compose(["train.steps=7"])
