@@ -93,7 +93,8 @@ class Sweep:
             )
 
     def _begin(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which is ignored where the tests run in the background
+        for number in signal.SIGINT, signal.SIGHUP:  # which may be ignored where the tests run in the background
+            signal.signal(number, signal.SIG_DFL)
         if self.limits:
             self.limits()
 
