@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -64,10 +65,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from . import figures
 from .config import ACTIVATIONS, NORMS, Compute, RunConfig, Settings, compose
 from .data import IDX_FILES, Dataset, minibatches
+from .diagnostics import Diagnostic
 from .layers import Array, xavier
 from .network import Network, mlp
 from .optim import SGD
 from .store import Store, environment
+from .sweep import Progress, expand, run_all
 from .train import Schedule, evenly, train
 
 TOLERANCE = 1e-3
@@ -194,15 +197,21 @@ class _EveryTurn(Schedule):
 class LockStep(Contestant):
     """The training loop of this package, whose learning-rate schedule is asked at every step and so tells the time."""
 
-    def __init__(self, case: Case) -> None:
-        """Begin to train."""
+    def __init__(
+        self,
+        case: Case,
+        data: Dataset | None = None,
+        probe_examples: int = PROBE,
+        eval_examples: int = 1,
+        diagnostics: Sequence[Diagnostic] = (),
+    ) -> None:
+        """Begin to train, on the stand-in unless there are ``data``; what is measured is as little as can be."""
         super().__init__(case)
         self.asked: list[float] = []
-        turns = 2000
-        schedule = _EveryTurn(case.steps * turns, case.batch, 1, PROBE, 1, case.steps)
-        networks = [case.network()] * case.runs
-        sgd, data = SGD(weight_decay=0), stand_in(case.inputs)
-        self.events = train(networks, sgd, case.rates, [0] * case.runs, data, schedule, self.lr_schedule, ())
+        turns, data = 2000, data or stand_in(case.inputs)
+        schedule = _EveryTurn(case.steps * turns, case.batch, 1, probe_examples, eval_examples, case.steps)
+        networks, sgd, seeds = [case.network()] * case.runs, SGD(weight_decay=0), [0] * case.runs
+        self.events = train(networks, sgd, case.rates, seeds, data, schedule, self.lr_schedule, diagnostics)
         next(self.events)
 
     def lr_schedule(self, step: int) -> float:
@@ -488,25 +497,14 @@ def _command(folder: str, *arguments: str) -> float:
 
 def measuring_share(run: RunConfig, data: Dataset, turns: int) -> float:
     """Share of the time of a group of 8 runs like this one that goes into measuring and evaluating."""
-    asked: list[float] = []
-
-    def lr_schedule(step: int) -> float:
-        asked.append(time.process_time())
-        return 1.0
-
-    n, of = 50, run.train
-    schedule = _EveryTurn(n * (turns + 1), of.batch_size, 1, of.probe_examples, of.eval_examples, n)
-    networks, rates = [run.model.value.build(data.classes)] * 8, np.geomspace(*RATES, 8)
-    sgd, diagnostics = SGD(weight_decay=0), run.diagnostic_functions()
-    events = train(networks, sgd, rates.tolist(), [0] * 8, data, schedule, lr_schedule, diagnostics)
-    next(events)
+    model, of = run.model.value, run.train
+    case = Case(math.prod(data.image_shape), model.activation, model.norm, batch=of.batch_size)
+    group = LockStep(case, data, of.probe_examples, of.eval_examples, run.diagnostic_functions())
     step, measurement = [], []
     for _ in range(turns):
         begin = time.process_time()
-        asked.clear()
-        next(events)
-        step.append(np.median(np.diff(asked[:n])))  # the last was asked by the measurement
-        measurement.append(time.process_time() - begin - n * step[-1])
+        step.append(group.turn() * case.runs)
+        measurement.append(time.process_time() - begin - case.steps * step[-1])
     measured = np.median(measurement) * len(of.measured_steps)
     return float(measured / (measured + np.median(step) * of.steps))
 
@@ -524,18 +522,14 @@ def measuring(turns: int) -> dict[str, float]:
     return found
 
 
-def _throughput(seeds: str, workers: int) -> float:
-    """Run-steps per second of the main job from the first worker's start to the last result in the store."""
-    from .sweep import Progress, expand, run_all
-
-    settings = Settings.parse(compose(["+sweep", seeds]))
-    runs = expand(settings.run, *settings.grids)
+def _train(runs: Sequence[RunConfig], workers: int) -> tuple[float, float]:
+    """Wall time from the start of the workers to the last result in the store, and the steps trained, of all runs."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         begin = time.time()
         run_all(runs, store, Compute(n_jobs=workers, group_size=None), Progress(len(runs)))
         seconds, table = time.time() - begin, store.load().runs
-    return float(table["diverged_at"].fillna(table["steps"]).sum() / seconds)
+    return seconds, table["diverged_at"].fillna(table["steps"]).sum()
 
 
 def around(quick: bool) -> dict[str, float]:
@@ -544,8 +538,11 @@ def around(quick: bool) -> dict[str, float]:
     seeds = "sweep.grid.seed=[0]" if quick else "sweep.grid.seed=[0,1,2]"
     with one_core():
         found |= measuring(turns=2 if quick else 9)
-    one, two = (_throughput(seeds, workers) for workers in (1, 2))
-    found |= {"run-steps per second, 1 worker": one, "2 workers": two, "2 workers, as a multiple of 1": two / one}
+    settings = Settings.parse(compose(["+sweep", seeds]))
+    runs = expand(settings.run, *settings.grids)
+    one, two = (trained / seconds for seconds, trained in (_train(runs, workers) for workers in (1, 2)))
+    found |= {"run-steps per second, 1 worker": one, "run-steps per second, 2 workers": two}
+    found["2 workers, as a multiple of 1"] = two / one
     with tempfile.TemporaryDirectory() as folder:
         found["+sweep with 2 workers, seconds"] = _command(folder, "+sweep", seeds, "compute.n_jobs=2")
     with tempfile.TemporaryDirectory() as folder:
@@ -581,17 +578,13 @@ def _write_idx(folder: Path, data: Dataset) -> None:
 
 def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
     """Wall time per run of sweeps of many short runs around ``run``, from the grid to the store, on all cores."""
-    from .sweep import Progress, expand, run_all
-
     short = {"train": {"steps": [10], "measurements": [1]}, "optimizer": {"lr": [0.01, 0.1]}}
     rows = []
     for size in sizes:
         begin = time.time()
         runs = expand(run, {**short, "seed": list(range(size // 2))})
-        with tempfile.TemporaryDirectory() as folder:
-            compute = Compute(n_jobs=-1, group_size=None)
-            run_all(runs, Store(Path(folder), create=True), compute, Progress(len(runs)))
-        rows.append({"number": size, "median": (time.time() - begin) / size * 1e6})
+        seconds = time.time() - begin + _train(runs, workers=-1)[0]
+        rows.append({"number": size, "median": seconds / size * 1e6})
     return pd.DataFrame(rows)
 
 
