@@ -130,6 +130,8 @@ def train(
     lr_schedule: Callable[[int], float],
     diagnostics: Sequence[Diagnostic],
     dtype: Any = np.float32,
+    *,
+    on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Event]:
     """Train R runs in lock-step and yield what happens to them.
 
@@ -143,6 +145,8 @@ def train(
         lr_schedule: what the learning rates are multiplied by after so many updates.
         diagnostics: what to measure besides loss, accuracy and the norm of the gradient. They change no bit of these.
         dtype: of all arithmetic.
+        on_step: called with the number of the step, from 0, as each begins: after what is measured before the step,
+            and before its mini-batch is drawn. It tells the time to whoever asks, and changes no bit of a result.
 
     Yields:
         Measurements in order of steps, divergences where they occur, and at last ``Finished``.
@@ -175,6 +179,8 @@ def train(
     for step in range(schedule.steps):
         if step in measured_steps:
             yield measure(group, step)
+        if on_step is not None:
+            on_step(step)
         drawn = {seed: next(stream) for seed, stream in streams.items()}
         diverged = _step(group, data, drawn, one_hot, lr_schedule(step))
         if diverged is not None:
