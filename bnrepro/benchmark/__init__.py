@@ -1,0 +1,60 @@
+"""How fast training is on this machine, and beside what: ``python -m bnrepro +benchmark``, or ``+benchmark=quick``.
+
+The time of a step is in microseconds of processor time per run, on one core and with one BLAS thread; a step has its
+mini-batch drawn, goes forward and backward, and updates the parameters (SGD). The contestants take turns in one
+process, so that drift of the machine hits all alike; shown are medians over the rounds, and the quartiles.
+
+- floor: nothing but the matrix products of a step, on finite values, as one ``np.matmul`` per product for all runs;
+- bnrepro: the training loop of this package, with R runs in lock-step;
+- JAX: ``jit`` of ``scan`` over mini-batches of ``vmap`` over 8 runs; PyTorch: eager, one run. Both train the same
+  networks on the same mini-batches, and must end at the same loss.
+
+Rooms: ``contestants`` (who takes part, and what is trained), ``contest`` (turns, the check of the losses, what keeps a
+step from the floor), ``around`` (start-up, throughput and memory of whole commands), ``charts`` (figures).
+``results/reference/benchmark`` has what one machine gave; its README.md says what was tried to make the step faster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..config import Settings
+
+
+def benchmark(settings: Settings) -> None:
+    """Measure everything and show it: printed, and as tables and figures in the folder of results."""
+    # Here, so that whoever imports one room of this package does not import all that the others need.
+    import os
+
+    import pandas as pd
+
+    from .. import figures
+    from . import around, charts, contest
+
+    quick, folder = settings.benchmark == "quick", settings.results_dir / "benchmark"
+    machine, paths = around.machine(), []
+
+    def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
+        print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
+        paths.append(folder / f"{name}.csv")
+        with figures.whole(paths[-1]) as partial:
+            table.assign(machine=machine).to_csv(partial, index=False)
+        return table
+
+    print(machine, flush=True)
+    with contest.one_core():
+        steps = show("steps", contest.steps(2 if quick else 9, (1, 8) if quick else contest.RUNS))
+        show("profile", contest.profile(2 if quick else 9, steps))
+        growth = show("growth", contest.growth(1 if quick else 5))
+        shares = contest.measuring(2 if quick else 9)
+    sizes = show("sweep_sizes", around.sweep_sizes((10, 100) if quick else (10, 100, 1000, 10_000), settings.run))
+    found = shares | around.around(seeds=1 if quick else 3)
+    show("around", pd.DataFrame(found.items(), columns=["what", "value"]))
+    with figures.look():
+        paths += figures.save(charts.bars(steps), folder, "steps")
+        paths += figures.save(charts.growth_curves(growth, sizes), folder, "growth")
+    for path in paths:
+        print(os.path.relpath(path))

@@ -1,0 +1,133 @@
+"""What stands around the step: start-up, throughput and memory of whole commands and sweeps, in wall time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import threadpoolctl
+
+from ..config import MAIN_JOB, Compute, RunConfig, Settings, compose
+from ..data import IDX_FILES, Dataset
+from ..diagnostics import Reading, Snapshot
+from ..store import Store, environment
+from ..sweep import Progress, expand, run_all
+from .contestants import stand_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def witness(snapshot: Snapshot) -> Reading:
+    """Diagnostic that tells the time, in seconds since the epoch, and the most memory of its process so far, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        peak = np.nan
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    runs = len(snapshot.lr)
+    return Reading(curve={"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, peak)})
+
+
+def around(seeds: int) -> dict[str, float]:
+    """Start-up, throughput and wall time of the main job with so many seeds, and of its beginning on MNIST."""
+    found = {"--help, seconds": float(np.median([_command("--help") for _ in range(3)]))}
+    grid = f"sweep.grid.seed=[{','.join(map(str, range(seeds)))}]"
+    settings = Settings.parse(compose(["+sweep", grid]))
+    runs = expand(settings.run, *settings.grids)
+    one, two = (trained / seconds for seconds, trained in (_train(runs, workers) for workers in (1, 2)))
+    found |= {"run-steps per second, 1 worker": one, "run-steps per second, 2 workers": two}
+    found["2 workers, as a multiple of 1"] = two / one
+    with tempfile.TemporaryDirectory() as folder:
+        found["+sweep with 2 workers, seconds"] = _command("+sweep", grid, *_with_2_workers(folder))
+    return found | _beginning_on_mnist()
+
+
+def _beginning_on_mnist() -> dict[str, float]:
+    """The time from a command to its first step, and the memory of its workers, with as many images as MNIST has."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        write_idx(images, stand_in(784))
+        diagnostics = [*compose(["+sweep"])["diagnostics"], f"{__name__}.{witness.__name__}"]
+        measured = ["train.steps=100", "train.measurements=1", f"diagnostics=[{','.join(diagnostics)}]"]
+        mnist = ["dataset=mnist", f"dataset.root='{images}'", "dataset.sha256=null"]
+        begin = time.time()
+        _command("+sweep", "sweep.grid.seed=[0]", *measured, *mnist, *_with_2_workers(folder))
+        curves = Store(Path(folder) / MAIN_JOB).load().curves
+    return {
+        "first step of a sweep on MNIST, seconds": curves["unix_time"].min() - begin,
+        "peak of its workers, MB": curves["peak_memory"].max(),
+    }
+
+
+def _with_2_workers(folder: str) -> list[str]:
+    return ["compute.n_jobs=2", f"results_dir='{folder}'"]
+
+
+def _command(*overrides: str) -> float:
+    """Wall time of ``python -m bnrepro``, in seconds."""
+    begin = time.time()
+    subprocess.run([sys.executable, "-m", "bnrepro", *overrides], check=True, stdout=subprocess.DEVNULL)
+    return time.time() - begin
+
+
+def _train(runs: Sequence[RunConfig], workers: int) -> tuple[float, float]:
+    """Wall time from the start of the workers to the last result in the store, and the steps trained, of all runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), create=True)
+        begin = time.time()
+        run_all(runs, store, Compute(n_jobs=workers, group_size=None), Progress(len(runs)))
+        seconds, table = time.time() - begin, store.load().runs
+    return seconds, table["diverged_at"].fillna(table["steps"]).sum()
+
+
+def write_idx(folder: Path, data: Dataset) -> None:
+    """Write the data set as four files like those of MNIST."""
+    folder.mkdir()
+    for file, array in zip(
+        IDX_FILES, (data.train_images, data.train_labels, data.test_images, data.test_labels), strict=True
+    ):
+        array = array.reshape(len(array), *array.shape[2:])
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (folder / file).write_bytes(header + (255 * array if "images" in file else array).tobytes())
+
+
+def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
+    """Sweeps of so many runs of 10 steps around the settings ``run``, on all cores.
+
+    Returns:
+        One row for each: ``number`` of runs, and ``median``, the wall time per run in µs, from the grid to the store.
+    """
+    import pandas as pd  # not needed by workers, who find the witness here
+
+    short = {"train": {"steps": [10], "measurements": [1]}, "optimizer": {"lr": [0.01, 0.1]}}
+    rows = []
+    for size in sizes:
+        begin = time.time()
+        runs = expand(run, {**short, "seed": list(range(size // 2))})
+        seconds = time.time() - begin + _train(runs, workers=-1)[0]
+        rows.append({"number": size, "median": seconds / size * 1e6})
+    return pd.DataFrame(rows)
+
+
+def machine() -> str:
+    """Processor, BLAS and what else decides about the time, in one line."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    pinned = os.environ.get("OPENBLAS_CORETYPE", "not pinned")
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        lib = environment()
+    return (
+        f"{named[1] if named else platform.processor()}, {os.cpu_count()} cores; {lib['blas']}, kernel "
+        f"{lib['blas_kernel']} ({pinned}), {lib['blas_threads']} thread; Python {lib['python']}, NumPy {lib['numpy']}"
+    )
