@@ -114,10 +114,15 @@ def test_figures_are_drawn_of_those_who_took_part() -> None:
     cases = [Case(size, *arm) for size in (784, 64) for arm in ARMS]
     figure = bars(pd.DataFrame(rows("bnrepro", cases) + rows("floor", [cases[0], cases[4]])))
     assert [ax.get_title() for ax in figure.axes] == ["784 inputs", "64 inputs"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["floor", "bnrepro"]
-    grown = [row for name in contest.GROWTH for row in rows("bnrepro", cases, dimension=name, ratio=1.2)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "matrix products alone",
+        "bnrepro, 8 runs in lock-step",
+    ]
+    grown = [row for name in contest.GROWTH for row in rows("bnrepro", cases, dimension=name, ratio=4.0)]
     sizes = pd.DataFrame({"number": [10, 100], "median": [5.0, 2.0]})
-    assert len(growth_curves(pd.DataFrame(grown), sizes).axes) == 2 * len(contest.GROWTH) + 1
+    drawn = growth_curves(pd.DataFrame(grown), sizes).axes
+    assert len(drawn) == 2 * len(contest.GROWTH) + 2
+    assert all(ax.dataLim.y1 < ax.get_ylim()[1] for ax in drawn)
 
 
 def test_the_stand_in_can_be_read_as_mnist(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def machine() -> str:
     """Processor, BLAS and what else decides about the time, in one line."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    pinned = os.environ.get("OPENBLAS_CORETYPE", "not pinned")
+    pinned = os.environ.get("OPENBLAS_CORETYPE") or "not pinned"
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         lib = environment()
     return (

@@ -9,9 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from .. import figures
-from .contestants import ARMS, CONTESTANTS
+from .contestants import ARMS
 
-COLOURS = {"floor": "0.6", "bnrepro": "#0072B2", "JAX": "#E69F00", "PyTorch": "#CC79A7"}
+STYLES = {
+    "floor": {"color": "0.6", "label": "matrix products alone"},
+    "bnrepro": {"color": "#0072B2", "label": "bnrepro, 8 runs in lock-step"},
+    "JAX": {"color": "#E69F00", "label": "JAX, 8 runs"},
+    "PyTorch": {"color": "#CC79A7", "label": "PyTorch, 1 run"},
+}
+"""Colour and label of each contestant, in the order of the bars."""
 
 
 def bars(table: pd.DataFrame) -> Figure:
@@ -19,7 +25,7 @@ def bars(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10, 3.6))
     sizes = sorted({*table["inputs"]}, reverse=True)
     shown = table[(table["runs"] == 8) | (table["contestant"] == "PyTorch")]
-    names = [name for name in CONTESTANTS if name in {*shown["contestant"]}]
+    names = [name for name in STYLES if name in {*shown["contestant"]}]
     for ax, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         here = shown[shown["inputs"] == size]
         for i, name in enumerate(names):
@@ -28,7 +34,7 @@ def bars(table: pd.DataFrame) -> Figure:
             heights = np.array([row["median"] for row in rows])
             at = np.arange(len(ARMS)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
             spread = np.abs(np.array([[row["low"], row["high"]] for row in rows]).T - heights)
-            ax.bar(at, heights, 0.8 / len(names), yerr=spread, color=COLOURS[name], label=name)
+            ax.bar(at, heights, 0.8 / len(names), yerr=spread, **STYLES[name])
             for x, height, above in zip(at, heights, spread[1], strict=True):
                 ax.text(x, height + above, f" {height:.0f}", ha="center", va="bottom", fontsize=7, rotation=90)
         norms = {"none": "", "batch": " + BN"}
@@ -59,28 +65,29 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
         lines = {"floor": here[here["contestant"] == "floor"]}
         lines |= {norm: here[(here["contestant"] == "bnrepro") & (here["norm"] == norm)] for norm in figures.NORMS}
         for name, line in lines.items():
-            style = {"color": COLOURS[name], "label": name} if name == "floor" else figures.style(name)
+            style = STYLES[name] if name == "floor" else figures.style(name)
             top.plot(line[dimension], line["median"] / 1e3, markersize=4, **style)
             bottom.plot(line[dimension], line["ratio"], markersize=4, **style)
         if dimension == "runs":
             top.set_ylim(bottom=0)
         else:
             _log_scale(top)
-        bottom.set(xlabel=label, ylim=(0.95, 2.3))
+        bottom.set(xlabel=label, ylim=(0.95, 1.05 * table["ratio"].max()))
         values = sorted({*here[dimension]})
         for ax in top, bottom:
             ax.set(xscale="log")
             ax.set_xticks(values, [str(value) for value in values], minor=False, fontsize=7)
             ax.set_xticks([], minor=True)
     axes[0, 0].set_ylabel("ms per run and step")
-    axes[1, 0].set_ylabel("multiple of the floor")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    axes[1, -1].remove()
-    axes[0, -1].plot(sizes["number"], sizes["median"] / 1e3, color="0.2", marker="o", markersize=4)
-    axes[0, -1].set(xscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run")
-    axes[0, -1].set_xticks(sizes["number"], [f"{number:,}" for number in sizes["number"]], fontsize=7)
-    axes[0, -1].set_xticks([], minor=True)
-    _log_scale(axes[0, -1])
+    axes[1, 0].set_ylabel("multiple of the products")
+    by_sweep, corner = axes[:, -1]
+    by_sweep.plot(sizes["number"], sizes["median"] / 1e3, color="0.2", marker="o", markersize=4)
+    by_sweep.set(xscale="log", xlabel="runs in a sweep,\n10 steps each", ylabel="ms of wall time per run")
+    by_sweep.set_xticks(sizes["number"], [f"{number:,}" for number in sizes["number"]], fontsize=7)
+    by_sweep.set_xticks([], minor=True)
+    _log_scale(by_sweep)
+    corner.axis("off")
+    corner.legend(*axes[0, 0].get_legend_handles_labels(), loc="center", title="ReLU, 784 inputs")
     return figure
 
 
