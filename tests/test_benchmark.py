@@ -38,6 +38,42 @@ def test_a_contest_has_a_row_for_each_and_the_ratio_to_the_floor_of_the_same_sha
     assert np.isnan(without_floor)
 
 
+def test_a_turn_is_timed_per_run_and_step_without_the_measurement_and_the_first_warms_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, turns = [0.0], iter([50.0, 3.0, 2.0, 4.0])
+
+    class Slow(Contestant):
+        def advance(self) -> None:
+            now[0] += next(turns)
+
+        def measure(self) -> Array:
+            now[0] += 1000
+            return np.ones(TINY.runs)
+
+    monkeypatch.setattr("time.process_time", lambda: now[0])
+    monkeypatch.setattr(Case, "steps", 5)
+    monkeypatch.setitem(CONTESTANTS, "bnrepro", Slow)
+    (row,) = contest.contest([("bnrepro", TINY)], rounds=3).to_dict("records")
+    assert [row["low"], row["median"], row["high"]] == [seconds * 1e6 / (5 * TINY.runs) for seconds in (2.5, 3, 3.5)]
+
+
+def test_a_rival_that_trains_the_same_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rival(Contestant):
+        def __init__(self, case: Case) -> None:
+            super().__init__(case)
+            self.twin = LockStep(case)
+
+        def advance(self) -> None:
+            self.twin.turn()
+
+        def measure(self) -> Array | None:
+            return self.twin.losses
+
+    monkeypatch.setitem(CONTESTANTS, "JAX", Rival)
+    assert len(contest.contest([("bnrepro", TINY), ("JAX", TINY)], rounds=1)) == 2
+
+
 def test_a_rival_that_trains_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(Contestant):
         def advance(self) -> None:
@@ -55,6 +91,7 @@ def test_the_products_of_the_floor_are_those_of_the_network() -> None:
     floor = Floor(TINY)
     params, _ = TINY.network().init(np.random.default_rng(0), (1, 8, 8))
     assert [w.shape for w in floor.weights] == [(2, *p["W"].shape) for p in params.values() if "W" in p]
+    assert [x.shape for x in floor.x] == [(1, 10, 64), (2, 10, 8), (2, 10, 8)]  # all runs see one mini-batch
     floor.turn()
     assert all(np.isfinite(a).all() for a in [*floor.y, *floor.dweights, *floor.dx[1:]])
 
