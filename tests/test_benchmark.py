@@ -107,8 +107,7 @@ def test_a_turn_is_timed_by_its_steps_and_not_by_what_is_measured(monkeypatch: p
 
 
 def test_the_witness_tells_the_time_and_the_memory_of_its_process() -> None:
-    name = "bnrepro.benchmark.around.witness"
-    overrides = ["train.steps=2", "train.measurements=2", f"diagnostics=[{name}]"]
+    overrides = ["train.steps=2", "train.measurements=2", f"diagnostics=[{around.WITNESS}]"]
     run = RunConfig.parse(Settings.parse(compose(overrides)).run)
     begin = time.time()
     (result,) = train_group([run], stand_in(64))
@@ -191,8 +190,8 @@ def test_it_is_off_by_default_and_has_two_sizes() -> None:
 def test_whoever_does_not_draw_imports_nothing_to_draw_with() -> None:
     code = (
         "import sys, bnrepro.benchmark; own = {m for m in sys.modules if m.startswith('bnrepro.benchmark.')};"
-        "from bnrepro.benchmark import around; light = 'pandas' not in sys.modules;"
-        "from bnrepro.benchmark import contest; print(own, light, 'matplotlib' in sys.modules)"
+        "from bnrepro.benchmark import witness; light = 'pandas' not in sys.modules;"
+        "from bnrepro.benchmark import around, contest; print(own, light, 'matplotlib' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["set()", "True", "False"]

@@ -10,7 +10,8 @@ process, so that drift of the machine hits all alike; shown are medians over the
   networks on the same mini-batches, and must end at the same loss.
 
 Rooms: ``contestants`` (who takes part, and what is trained), ``contest`` (turns, the check of the losses, what keeps a
-step from the floor), ``around`` (start-up, throughput and memory of whole commands), ``charts`` (figures).
+step from the floor), ``around`` (start-up, throughput and memory of whole commands, of which ``witness`` tells from
+within the workers), ``charts`` (figures).
 ``results/reference/benchmark`` has what one machine gave; its README.md says what was tried to make the step faster.
 """
 

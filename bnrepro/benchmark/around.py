@@ -11,32 +11,20 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import threadpoolctl
 
 from ..config import MAIN_JOB, Compute, RunConfig, Settings, compose
 from ..data import IDX_FILES, Dataset
-from ..diagnostics import Reading, Snapshot
 from ..store import Store, environment
 from ..sweep import Progress, expand, run_all
 from .contestants import stand_in
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-def witness(snapshot: Snapshot) -> Reading:
-    """Diagnostic that tells the time, in seconds since the epoch, and the most memory of its process so far, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        peak = np.nan
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    runs = len(snapshot.lr)
-    return Reading(curve={"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, peak)})
+WITNESS = f"{__package__}.witness.witness"
+"""Import path of the diagnostic that tells when a worker first trains, and its memory."""
 
 
 def around(seeds: int) -> dict[str, float]:
@@ -58,7 +46,7 @@ def _beginning_on_mnist() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         write_idx(images, stand_in(784))
-        diagnostics = [*compose(["+sweep"])["diagnostics"], f"{__name__}.{witness.__name__}"]
+        diagnostics = [*compose(["+sweep"])["diagnostics"], WITNESS]
         measured = ["train.steps=100", "train.measurements=1", f"diagnostics=[{','.join(diagnostics)}]"]
         mnist = ["dataset=mnist", f"dataset.root='{images}'", "dataset.sha256=null"]
         begin = time.time()
@@ -108,8 +96,6 @@ def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         One row for each: ``number`` of runs, and ``median``, the wall time per run in µs, from the grid to the store.
     """
-    import pandas as pd  # not needed by workers, who find the witness here
-
     short = {"train": {"steps": [10], "measurements": [1]}, "optimizer": {"lr": [0.01, 0.1]}}
     rows = []
     for size in sizes:
