@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .layers import Array, Arrays, Backward, Shape, require, require_shape, sum_per_feature
+from .layers import NO_DX, Array, Arrays, Backward, Layer, Norm, Shape, require, require_shape, sum_per_feature
 
 
 @dataclass(frozen=True)
-class BatchNorm:
+class BatchNorm(Norm):
     """y = γ (x − μ) / √(σ² + ε) + β: one γ and β per feature of x (R, N, D), or per map of x (R, N, C, H, W).
 
     In training (Algorithm 1), μ is the mean and σ² the biased variance over the mini-batch, of m = N values per
@@ -44,6 +44,7 @@ class BatchNorm:
     eps: float = 1e-5
     momentum: float = 0.9
     inference: Literal["ema", "population", "batch"] = "ema"
+    least_values = 2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -70,8 +71,10 @@ class BatchNorm:
         if not train and self.inference != "batch":
             return self._infer(params, state, x)
         m = x[0, :, 0].size
-        if m < 2 and train:
-            raise ValueError("BatchNorm needs at least 2 values per feature in a training mini-batch, not 1")
+        if m < self.least_values and train:
+            raise ValueError(
+                f"BatchNorm needs at least {self.least_values} values per feature in a training mini-batch, not {m}"
+            )
 
         # x̂ is never written out. With c = x − μ, which keeps a rounding error δ = mean(c) when |μ| ≫ σ,
         # σ² = mean(c²) − δ² and x̂ = (c − δ) s for s = 1/√(σ² + ε): every use of x̂ is affine in c.
@@ -88,7 +91,7 @@ class BatchNorm:
         y = c * a
         y += beta - a * delta
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
             # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
             dbeta = sum_per_feature(dy)
@@ -98,7 +101,7 @@ class BatchNorm:
             dgamma *= s
             grads = {"gamma": dgamma, "beta": dbeta}
             if not need_dx:
-                return None, grads
+                return NO_DX, grads
             slope = dgamma * s
             slope /= m
             np.multiply(c, slope, out=product)
@@ -119,6 +122,12 @@ class BatchNorm:
             moved[name] += kept * state[name]
         return moved
 
+    def population(self, state: Arrays) -> tuple[Layer, Arrays] | None:
+        """With ``inference="population"``: by the plain mean, momentum = 1, of mini-batches from the first on."""
+        if self.inference != "population":
+            return None
+        return replace(self, momentum=1.0), state | {"updates": np.zeros_like(state["updates"])}
+
     def fold(self, params: Arrays, state: Arrays) -> tuple[Array, Array]:
         """The map that inference is (Algorithm 2, step 11): y = scale · x + shift, both of γ's shape."""
         scale = params["gamma"] / np.sqrt(state["var"] + self.eps)
@@ -129,11 +138,11 @@ class BatchNorm:
         y = x * scale
         y += shift
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dbeta = sum_per_feature(dy)
             normalised = (x - state["mean"]) / np.sqrt(state["var"] + self.eps)
             grads = {"gamma": sum_per_feature(dy * normalised), "beta": dbeta}
-            return (dy * scale if need_dx else None), grads
+            return (dy * scale if need_dx else NO_DX), grads
 
         return y, state, backward
 
@@ -213,11 +222,13 @@ class BatchNormalization:
             "var": per_feature("running_var", var),
             "updates": np.full((1, 1, 1, *ones), self._updates),
         }
+        y: Array
         y, state, self._backward = layer.forward(params, state, x[np.newaxis], train=train_flg)
         if train_flg:
             self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)
             self._updates = state["updates"].item()
-        return y[0]
+        (y,) = y
+        return y
 
     def backward(self, dout: Array) -> Array:
         """∂ℓ/∂x for dout = ∂ℓ/∂y of the last ``forward``; sets ``dgamma`` and ``dbeta``.
@@ -227,6 +238,7 @@ class BatchNormalization:
         """
         if self._backward is None:
             raise RuntimeError("backward needs a forward before it")
-        dx, grads = self._backward(dout[np.newaxis])
+        dx: Array
+        (dx,), grads = self._backward(dout[np.newaxis])
         self.dgamma, self.dbeta = grads["gamma"].reshape(-1), grads["beta"].reshape(-1)
-        return dx[0]
+        return dx

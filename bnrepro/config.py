@@ -7,93 +7,91 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import json
 import re
-import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from .batchnorm import BatchNorm
-from .data import DATASETS
-from .diagnostics import DIAGNOSTICS, Diagnostic
+from .datasets import DATASETS
+from .diagnostics import check_columns
 from .errors import InputError
-from .layers import Initializer, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
-from .network import Network, cnn, mlp
-from .optim import OPTIMIZERS, SCHEDULES
-from .train import Schedule
+from .provenance import code_digest
+from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
+from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 
-Table = Mapping[str, Any]
-ACTIVATIONS: Table = {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}
-NORMS: Table = {"none": None, "batch": BatchNorm}
-INITIALIZERS: Table = {"normal": Normal, "xavier": xavier, "he": he}
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(gt=0, strict=True)]
 T = TypeVar("T")
 
 
-def find(table: Table, name: Any, key: str) -> Any:
-    """What ``name`` stands for: an entry of ``table``, or anything by its import path.
-
-    Raises:
-        InputError: naming the key, the name and the names that are allowed.
-    """
-    name = spell(name)
-    if name in table:
-        return table[name]
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # so that classes of an experiment can be named: experiments.NAME.Class
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        raise InputError(
-            f"{key}={name}: must be one of {', '.join(table)}, or an import path like package.module.Class"
-        ) from None
-
-
-def find_dataclass(table: Table, name: Any, key: str) -> Any:
-    """The same where it must be a dataclass, whose fields are settings."""
-    found = find(table, name, key)
-    if not (isinstance(found, type) and is_dataclass(found)):
-        raise InputError(f"{key}={name}: must be a dataclass, whose fields are the settings")
-    return found
-
-
 @functools.cache
-def _adapter(cls: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(cast(Any, cls))
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, kind))
 
 
-def typed(cls: type[T], options: Any, key: str) -> T:
+def validated(cls: type[T], options: object, key: str) -> T:
     """``options`` as an instance of the dataclass ``cls``, converted and checked.
 
     Raises:
         InputError: naming the key, its value and what is allowed.
     """
     if not isinstance(options, Mapping):
-        raise InputError(f"{key}={spell(options)}: must be a group of settings")
+        raise InputError(f"{key}={to_override(options)}: must be a group of settings")
     _check_fields(options, cls, key)
+    return cast(T, validated_value(cls, options, key))
+
+
+def validated_value(kind: Any, value: object, key: str) -> Any:
+    """``value`` as one of a type, which may be annotated with what is allowed, converted and checked.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
     try:
-        return _adapter(cast(Hashable, cls)).validate_python(options)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = _join(key, *map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise InputError(f"{where}: missing") from error
-        if first["type"] == "value_error":  # raised by the class itself, which names the value
-            raise InputError(_join(where, first["msg"].removeprefix("Value error, "))) from error
-        allowed = re.sub(r"^\w+ should |(,| after) (unable|got|validation).*", "", first["msg"])
-        raise InputError(f"{where}={spell(first['input'])}: must {allowed}") from error
+        raise InputError(_explained(error.errors()[0], key)) from error
+
+
+ALLOWED: Mapping[str, str] = {
+    "greater_than": "be greater than {gt}",
+    "greater_than_equal": "be greater than or equal to {ge}",
+    "less_than": "be less than {lt}",
+    "less_than_equal": "be less than or equal to {le}",
+    "finite_number": "be a finite number",
+    "literal_error": "be {expected}",
+    "too_short": "have at least {min_length} item",
+    "string_too_short": "have at least {min_length} character",
+}
+"""What is allowed, by pydantic's type of error."""
+
+KINDS = {
+    "float": "number", "int": "integer", "bool": "boolean", "string": "string", "list": "list", "dict": "dictionary",
+    "path": "path",
+}  # fmt: skip
+"""What is expected where pydantic's type of error is one of these and what is wrong with it."""
+
+
+def _explained(error: ErrorDetails, key: str) -> str:
+    where, kind, context = _join(key, *map(str, error["loc"])), error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return f"{where}: missing"
+    if kind == "value_error":  # raised by the class itself, which names the value
+        return _join(where, str(context["error"]))
+    if kind in ALLOWED:
+        allowed = ALLOWED[kind].format(**context)
+    elif (expected := kind.partition("_")[0]) in KINDS:
+        allowed = f"be a valid {KINDS[expected]}"
+    else:
+        allowed = f"be right ({error['msg']})"
+    return f"{where}={to_override(error['input'])}: must {allowed}"
 
 
 def _check_fields(options: Mapping[str, Any], cls: Any, key: str) -> None:
@@ -107,121 +105,219 @@ def _check_fields(options: Mapping[str, Any], cls: Any, key: str) -> None:
 def _check_keys(options: Mapping[str, Any], known: Sequence[str], key: str) -> None:
     for name, value in options.items():
         if name not in known:
-            raise InputError(f"{_join(key, name)}={spell(value)}: no such key; known are {', '.join(known)}")
+            raise InputError(
+                f"{_join(key, name)}={to_override(value)}: no such key; known are {', '.join(known) or 'none'}"
+            )
 
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _only(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: options[key] for key in keys if key in options}
+class _Place(NamedTuple):
+    """A field of a run, and where it stands among the settings."""
+
+    name: str
+    top: str
+    below: str
+    """Its key within the group ``top``; empty if it is all of that."""
+    setting: Setting
+    kind: Any
+    default: Any
 
 
-def spell(value: Any) -> str:
-    """``value`` as a command line has it: null, true, [1, 2]."""
-    if value is None or isinstance(value, bool | list | dict):
-        return json.dumps(value, default=str)
-    return str(value)
+TABLES: Mapping[str, Table[Any]] = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": SCHEDULES,
+}
+"""What the choices of a run choose from."""
+
+FIELDS = [
+    _Place(f.name, *(setting.key or f.name).partition(".")[::2], setting, kind, f.default)
+    for f, (setting, kind) in zip(fields(Run), declarations(Run).values(), strict=True)
+]
+RUN_KEYS = tuple(dict.fromkeys(f.top for f in FIELDS))
+"""The groups of settings that a run is made of."""
+
+
+class Declared(NamedTuple):
+    """A setting of a run, as its dataclass declares it."""
+
+    key: str
+    setting: Setting
+    kind: Any
+
+
+def declared_settings() -> Iterator[Declared]:
+    """Every setting that the project's own classes declare, once: of a run, of each choice, and of each norm."""
+    seen: set[str] = set()
+    for found in _declared(Run, ""):
+        if found.key not in seen:
+            seen.add(found.key)
+            yield found
+
+
+def _declared(cls: type, prefix: str) -> Iterator[Declared]:
+    for name, (setting, kind) in declarations(cls).items():
+        key, bare = prefix + (setting.key or name), get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if get_origin(bare) is Choice:
+            yield Declared(f"{key}.name", replace(setting, names=True), str)
+            for chosen in TABLES[name].entries.values():
+                yield from _declared(chosen, f"{key}.")
+        elif setting.described_by:
+            for norm in filter(None, NORMS.entries.values()):
+                yield from _declared(norm, f"{key}.")
+        elif is_dataclass(bare):
+            inner = _declared(cast(type, bare), f"{key}.")
+            yield from (
+                (d._replace(setting=replace(d.setting, per_run=True)) for d in inner) if setting.per_run else inner
+            )
+        else:
+            yield Declared(key, setting, bare)
+
+
+COLUMNS = {found.key: found.setting.column for found in declared_settings() if found.setting.column}
+"""The settings that have a column of their own name in table ``runs``."""
+
+
+def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    found, options = dict[str, Any](), settings.get(key)
+    below = {f.below: f for f in FIELDS if f.top == key and f.below}
+    if below and isinstance(options, Mapping):
+        for name, f in below.items():
+            if name not in options:
+                raise InputError(f"{key}.{name}: missing")
+            found[f.name] = validated_value(f.kind, options[name], f"{key}.{name}")
+        options = {name: value for name, value in options.items() if name not in below}
+    (whole,) = (f for f in FIELDS if f.top == key and not f.below)
+    if key in TABLES:
+        found[whole.name] = _choice(TABLES[key], options, key)
+    elif is_dataclass(whole.kind):
+        found[whole.name] = validated(cast(type, whole.kind), options, key)
+    elif key not in settings:
+        raise InputError(f"{key}: missing")
+    else:
+        found[whole.name] = validated_value(whole.kind, options, key)
+    if key == "diagnostics":
+        found[key] = sorted({*found[key]})
+        measured = {name: MEASURES.resolve(name, key) for name in found[key]}
+        check_columns(measured, taken=["code", *COLUMNS.values()])
+    return found
+
+
+def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
+    """A choice from a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
+    if not isinstance(options, Mapping) or "name" not in options:
+        raise InputError(f"{key}={to_override(options)}: must be a group of settings with a name")
+    chosen = table.resolve(options["name"], f"{key}.name")
+    own_name = any(f.name == "name" for f in fields(chosen))
+    rest = {name: value for name, value in options.items() if name != "name" or own_name}
+    value = validated(chosen, rest, key)
+    return Choice(options["name"], _with_whole_options(value, key) if isinstance(value, Model) else value)
+
+
+def _with_whole_options(model: Model, key: str) -> Model:
+    """The model with the options of its norm checked, and the norm's own defaults filled in."""
+    norm = NORMS.resolve(model.norm, f"{key}.norm")
+    if norm is None:
+        return replace(model, norm_options={})
+    checked = validated(norm, model.norm_options, f"{key}.norm_options")
+    return replace(model, norm_options={name: getattr(checked, name) for name in declarations(norm)})
 
 
 @dataclass(frozen=True)
-class Init:
-    """How weights are drawn; ``std`` is that of scheme ``normal``, and None with the others."""
-
-    scheme: str
-    std: Positive | None
+class RunConfig(Run):
+    """One run: checked, and with an identity."""
 
     def __post_init__(self) -> None:
-        """Check the name."""
-        find(INITIALIZERS, self.scheme, "scheme")
-        if self.scheme != "normal":
-            object.__setattr__(self, "std", None)
-        elif self.std is None:
-            raise ValueError("std=null: scheme normal needs one above 0")
+        """Check what its parts can't.
 
-    def build(self) -> Initializer:
-        """The function that draws."""
-        scheme = find(INITIALIZERS, self.scheme, "scheme")
-        return scheme if self.std is None else scheme(self.std)
+        Raises:
+            InputError: if they don't go together.
+        """
+        least = self.model.value.least_batch
+        if self.train.batch_size < least:
+            raise InputError(
+                f"train.batch_size={self.train.batch_size}: batch norm needs at least {least} examples in a mini-batch"
+            )
 
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> RunConfig:
+        """Parse the settings that Hydra composed, or that a grid made of them.
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """What all models are built from."""
+        Raises:
+            InputError: naming the key, its value and what is allowed.
+        """
+        check_run_keys(settings)
+        parts: dict[str, Any] = {}
+        for key in RUN_KEYS:
+            parts |= parse_part(settings, key)
+        return cls(**parts)
 
-    activation: str
-    norm: str
-    norm_options: dict[str, Any]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    init: Init
+    def to_dict(self) -> dict[str, Any]:
+        """All that makes the run what it is, in the layout of the settings."""
+        return describe(self, defaults=True)
 
-    def __post_init__(self) -> None:
-        """Check the names, and fill in the norm's own defaults, which are part of what a run is."""
-        find(ACTIVATIONS, self.activation, "activation")
-        filled = {}
-        if self.norm != "none":
-            filled = asdict(typed(find_dataclass(NORMS, self.norm, "norm"), self.norm_options, "norm_options"))
-        object.__setattr__(self, "norm_options", filled)
+    @functools.cached_property
+    def run_id(self) -> str:
+        """Digest of the settings that are not at their dataclass's default: equal for equal runs, however spelled."""
+        return digest(self._identity(per_run=True))
+
+    @functools.cached_property
+    def group_id(self) -> str:
+        """Equal for runs that can be trained in lock-step: they differ in what is declared ``per_run`` only."""
+        return digest(self._identity(per_run=False))
+
+    def _identity(self, *, per_run: bool) -> str:
+        """As ``to_json(describe(self, defaults=False, per_run=per_run))``, from the texts of parts that runs share."""
+        texts: dict[str, str] = {}
+        for f in FIELDS:
+            value = getattr(self, f.name)
+            if (f.setting.per_run and not per_run) or value == f.default:
+                continue
+            text = _text(value, per_run)
+            # An inner setting comes after the group that it stands in.
+            texts[f.top] = to_json(json.loads(texts[f.top]) | {f.below: value}) if f.below else text
+        return "{" + ", ".join(f'"{key}": {text}' for key, text in sorted(texts.items())) + "}"
 
     @property
-    def normalises_mini_batches(self) -> bool:
-        """Whether the norm is batch norm, or derived from it."""
-        norm = find(NORMS, self.norm, "norm")
-        return norm is not None and issubclass(norm, BatchNorm)
-
-    def parts(self) -> tuple[Initializer, Any, Any, float]:
-        """Initializer, nonlinearity, norm and dropout, as the builders of networks take them."""
-        norm = find(NORMS, self.norm, "norm")
-        return (
-            self.init.build(),
-            find(ACTIVATIONS, self.activation, "activation"),
-            functools.partial(norm, **self.norm_options) if norm else None,
-            self.dropout,
-        )
+    def code(self) -> str:
+        """Digest of the source of all that computes the run: other code may compute another result."""
+        chosen = (getattr(self, f.name) for f in FIELDS)
+        paths = frozenset[str]().union(*(choice.paths for choice in chosen if isinstance(choice, Choice)))
+        return code_digest(paths | {name for name in self.diagnostics if "." in name})
 
 
-@dataclass(frozen=True, kw_only=True)
-class MLP(Model):
-    """Fully connected: ``model=mlp``."""
-
-    hidden: Annotated[list[Count], Field(min_length=1)]
-
-    def build(self, classes: int) -> Network:
-        """The network of one run."""
-        return mlp(self.hidden, classes, *self.parts())
+def _text(value: object, per_run: bool) -> str:
+    if isinstance(value, Choice):
+        return value.identity if per_run else value.shared
+    return _text_of_training(value) if isinstance(value, Training) else to_json(value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CNN(Model):
-    """Convolutional: ``model=cnn``."""
-
-    channels: Annotated[list[Count], Field(min_length=1)]
-    kernel: Count
-
-    def __post_init__(self) -> None:
-        """Check the kernel too."""
-        super().__post_init__()
-        require(self.kernel % 2 == 1, f"kernel={self.kernel}", "odd, so that images keep their size")
-
-    def build(self, classes: int) -> Network:
-        """The network of one run."""
-        return cnn(self.channels, self.kernel, classes, *self.parts())
+@functools.cache
+def _text_of_training(training: Training) -> str:
+    return to_json(describe(training, defaults=False))
 
 
-MODELS: Table = {"mlp": MLP, "cnn": CNN}
+def digest(text: str) -> str:
+    """Digest of a text, as ids have it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Train(Schedule):
-    """How long a run trains, in which arithmetic, and what is measured on the way."""
+def check_run_keys(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that no run has.
 
-    steps: Count
-    batch_size: Count
-    measurements: Count
-    probe_examples: Annotated[int, Field(gt=1, strict=True)]
-    eval_examples: Count
-    dtype: Literal["float32", "float64"]
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    _check_keys(settings, RUN_KEYS, "")
 
 
 @dataclass(frozen=True)
@@ -242,221 +338,6 @@ class Dask(Compute):
     """On a Dask cluster: that of the scheduler at an address, or one that is started here."""
 
     scheduler: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Named:
-    """A choice by name, and what it stands for. Equal, and hashed, by what matters to a result."""
-
-    name: str
-    value: Any
-
-    @classmethod
-    def parse(cls, table: Table, options: Any, key: str) -> Named:
-        """From a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
-        if not isinstance(options, Mapping) or "name" not in options:
-            raise InputError(f"{key}={spell(options)}: must be a group of settings with a name")
-        chosen = find_dataclass(table, options["name"], f"{key}.name")
-        own_name = any(f.name == "name" for f in fields(chosen))
-        rest = {k: v for k, v in options.items() if k != "name" or own_name}
-        return cls(options["name"], typed(chosen, rest, key))
-
-    def identity(self) -> dict[str, Any]:
-        """What matters to a result: the fields that take part in comparison."""
-        compared = {f.name for f in fields(self.value) if f.compare}
-        return {"name": self.name} | {k: v for k, v in asdict(self.value).items() if k in compared}
-
-    @functools.cached_property
-    def text(self) -> str:
-        """The identity as JSON."""
-        return _json(self.identity())
-
-    @functools.cached_property
-    def text_without_init(self) -> str:
-        """The same of a model, but for how its weights are drawn."""
-        return _json({key: value for key, value in self.identity().items() if key != "init"})
-
-    def __eq__(self, other: object) -> bool:
-        """Whether a result would be the same."""
-        return isinstance(other, Named) and self.text == other.text
-
-    def __hash__(self) -> int:
-        """Of the identity."""
-        return hash(self.text)
-
-
-TABLES = {"dataset": DATASETS, "model": MODELS, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES}
-RUN_KEYS = (*TABLES, "train", "diagnostics", "seed")
-"""What a run is made of; the learning rate stands with the optimiser's settings."""
-
-
-def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
-
-    Raises:
-        InputError: naming the key, its value and what is allowed.
-    """
-    options = settings.get(key)
-    if key == "optimizer":  # the learning rate is a run's own, the rest its optimiser's
-        rest = {k: v for k, v in options.items() if k != "lr"} if isinstance(options, Mapping) else options
-        return {key: Named.parse(OPTIMIZERS, rest, key), "lr": typed(_Rate, _only(settings[key], "lr"), key).lr}
-    if key in TABLES:
-        return {key: Named.parse(TABLES[key], options, key)}
-    if key == "train":
-        return {key: typed(Train, options, key)}
-    return {key: getattr(typed(_Diagnostics if key == "diagnostics" else _Seed, _only(settings, key), ""), key)}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run: a data set, a model, an optimiser, a learning rate, a schedule and a seed."""
-
-    dataset: Named
-    model: Named
-    optimizer: Named
-    lr: float
-    lr_schedule: Named
-    train: Train
-    diagnostics: list[str]
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check what its parts can't.
-
-        Raises:
-            InputError: if they don't go together.
-        """
-        model = self.model.value
-        if self.train.batch_size == 1 and isinstance(model, MLP) and model.normalises_mini_batches:
-            raise InputError("train.batch_size=1: batch norm needs at least 2 examples in a mini-batch")
-
-    @classmethod
-    def parse(cls, settings: Mapping[str, Any]) -> RunConfig:
-        """From the settings that Hydra composed, or that a grid made of them.
-
-        Raises:
-            InputError: naming the key, its value and what is allowed.
-        """
-        check_run_keys(settings)
-        parts: dict[str, Any] = {}
-        for key in RUN_KEYS:
-            parts |= parse_part(settings, key)
-        return cls(**parts)
-
-    def diagnostic_functions(self) -> list[Diagnostic]:
-        """What is measured besides the curve."""
-        return [find(DIAGNOSTICS, name, "diagnostics") for name in self.diagnostics]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All that makes the run what it is, in the layout of the settings."""
-        optimizer = self.optimizer.identity()
-        return {
-            "dataset": self.dataset.identity(),
-            "model": self.model.identity(),
-            "optimizer": {"name": optimizer.pop("name"), "lr": self.lr} | optimizer,
-            "lr_schedule": self.lr_schedule.identity(),
-            "train": asdict(self.train),
-            "diagnostics": self.diagnostics,
-            "seed": self.seed,
-        }
-
-    @functools.cached_property
-    def run_id(self) -> str:
-        """Digest of :meth:`to_dict`: equal for equal runs, whatever the spelling of their settings.
-
-        The JSON is put together from the texts of parts that many runs share.
-        """
-        texts = {
-            "dataset": self.dataset.text,
-            "diagnostics": _json(self.diagnostics),
-            "lr_schedule": self.lr_schedule.text,
-            "model": self.model.text,
-            "optimizer": _json(self.optimizer.identity() | {"lr": self.lr}),
-            "seed": _json(self.seed),
-            "train": _text(self.train),
-        }
-        return _digest("{" + ", ".join(f'"{key}": {text}' for key, text in texts.items()) + "}")
-
-    @property
-    def group_id(self) -> str:
-        """Equal for runs that can be trained in lock-step: they differ in seed, learning rate and weight scale only."""
-        shared = self.dataset.text, self.model.text_without_init, self.optimizer.text, self.lr_schedule.text
-        return _digest_of_all(*shared, _text(self.train), *self.diagnostics)
-
-    @property
-    def code(self) -> str:
-        """Digest of the source of all that computes the run: other code may compute another result."""
-        names = [self.dataset.name, self.model.name, self.optimizer.name, self.lr_schedule.name, *self.diagnostics]
-        model = self.model.value
-        if isinstance(model, Model):
-            names += [model.activation, model.norm, model.init.scheme]
-        return _digest_of_code(frozenset(name for name in names if "." in name))
-
-
-def check_run_keys(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that no run has.
-
-    Raises:
-        InputError: naming the key, its value and what is allowed.
-    """
-    _check_keys(settings, RUN_KEYS, "")
-
-
-@dataclass(frozen=True)
-class _Rate:
-    lr: Positive
-
-
-@dataclass(frozen=True)
-class _Seed:
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # what SQLite can hold
-
-
-@dataclass(frozen=True)
-class _Diagnostics:
-    diagnostics: list[str]
-
-    def __post_init__(self) -> None:
-        for name in self.diagnostics:
-            find(DIAGNOSTICS, name, "diagnostics")
-        object.__setattr__(self, "diagnostics", sorted({*self.diagnostics}))
-
-
-def _json(settings: Any) -> str:
-    return json.dumps(settings, sort_keys=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _text(train: Train) -> str:
-    return _json(asdict(train))
-
-
-@functools.cache
-def _digest_of_all(*texts: str) -> str:
-    return _digest(_json(texts))
-
-
-NUMERIC_MODULES = ("layers", "batchnorm", "optim", "network", "data", "diagnostics", "train")
-"""Those of this package that compute results."""
-
-
-@functools.cache
-def _digest_of_code(names: frozenset[str]) -> str:
-    """Of the files of the numeric modules, and of those that define what has been named by import path."""
-    modules = {f"{__package__}.{name}" for name in NUMERIC_MODULES}
-    for name in names:
-        found = find({}, name, "code")
-        modules |= {name.rpartition(".")[0]} | {part.__module__ for part in getattr(found, "__mro__", [found])}
-    digest = hashlib.sha256()
-    for module in sorted(modules):
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if file and module.partition(".")[0] not in sys.stdlib_module_names:
-            digest.update(module.encode() + b"\0" + Path(file).read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -495,7 +376,7 @@ class Settings:
             InputError: naming the key, its value and what is allowed.
         """
         _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify", "benchmark"), "")
-        sweep = typed(_Sweep, composed.get("sweep"), "sweep")
+        sweep = validated(_Sweep, composed.get("sweep"), "sweep")
         compute = composed.get("compute")
         kind = Dask if isinstance(compute, Mapping) and "scheduler" in compute else Compute
         return cls(
@@ -503,11 +384,17 @@ class Settings:
             grids=sweep.grids() if "grid" in composed["sweep"] else (),
             dry_run=sweep.dry_run,
             force=sweep.force,
-            verify=typed(Verify, composed.get("verify"), "verify"),
-            results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
-            compute=typed(kind, compute, "compute"),
-            benchmark=typed(_Benchmark, _only(composed, "benchmark"), "").benchmark,
+            verify=validated(Verify, composed.get("verify"), "verify"),
+            results_dir=_folder(_outer(composed, "results_dir", Annotated[str, Field(min_length=1)])),
+            compute=validated(kind, compute, "compute"),
+            benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
         )
+
+
+def _outer(composed: Mapping[str, Any], key: str, kind: Any) -> Any:
+    if key not in composed:
+        raise InputError(f"{key}: missing")
+    return validated_value(kind, composed[key], key)
 
 
 def _folder(path: str) -> Path:
@@ -515,16 +402,6 @@ def _folder(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~user without a home
         raise InputError(f"results_dir={path}: must be a folder ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Place:
-    results_dir: Annotated[str, Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class _Benchmark:
-    benchmark: Literal["full", "quick"] | None
 
 
 @dataclass(frozen=True)
@@ -571,7 +448,5 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 
     running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
     with nullcontext() if running else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed: Any = OmegaConf.to_container(
-            hydra.compose("config", [*map(complete_override, overrides)]), resolve=True
-        )
-        return composed
+        composed = hydra.compose("config", [*map(complete_override, overrides)])
+        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))

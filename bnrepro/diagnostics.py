@@ -1,8 +1,8 @@
 """What is measured during training: pure functions of arrays with a leading run axis.
 
-A diagnostic is a function of one :class:`Snapshot` to a :class:`Reading`, named in settings by its key in
-``DIAGNOSTICS`` or by its import path. It sees the fixed probe batch with normalisation in training mode, and changes
-nothing: curves are the same to the bit whichever diagnostics are on.
+A :class:`Diagnostic` is a function of one :class:`Snapshot` that declares the columns which it fills; :func:`measures`
+makes one. Settings name it by its key in ``DIAGNOSTICS`` or by its import path. It sees the fixed probe batch with
+normalisation in training mode, and changes nothing: curves are the same to the bit whichever diagnostics are on.
 
 Letters for shapes: R runs, P examples of the probe batch, D units, L nonlinearities, K layers with weights, of which
 the last gives the logits.
@@ -11,12 +11,14 @@ the last gives the logits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from .layers import Array, Arrays, softmax_cross_entropy
+from .errors import InputError
+from .layers import Array, Arrays, Dense, softmax_cross_entropy
 from .network import Network, copy_tree
 from .optim import Optimizer, Params
 
@@ -58,23 +60,109 @@ class Snapshot:
     def after_a_step(self) -> Params:
         """The parameters after one update by the optimiser, with the gradient of the probe batch."""
         params = copy_tree(self.params)
-        self.optimizer.update(params, self.grads, copy_tree(self.optimizer_state), self.lr)
+        self.optimizer.update(params, self.grads, copy_tree(self.optimizer_state), self.lr, self.network.weights)
         return params
 
 
+Level = Literal["run", "layer", "unit"]
+"""What has a value at each measurement: the run, each of its layers, or each unit of its last hidden layer."""
+
+
 @dataclass(frozen=True)
-class Reading:
-    """What a diagnostic found, by the name of the column."""
+class Column:
+    """One column of what is measured, and how figures label an axis of its values."""
 
-    curve: Mapping[str, Array] = field(default_factory=dict)
-    """(R,) each: a column of the table of curves."""
-    layers: Mapping[str, Array] = field(default_factory=dict)
-    """(R, L) or (R, K) each: a column of the table of layers."""
-    units: Mapping[str, Array] = field(default_factory=dict)
-    """(R, D) each: a column of the table of units, which are those of the last hidden layer."""
+    name: str
+    level: Level
+    meaning: str
+    unit: str = ""
+    """Empty for pure numbers."""
+
+    @property
+    def label(self) -> str:
+        """The meaning, with the unit in brackets if there is one."""
+        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 
-Diagnostic = Callable[[Snapshot], Reading]
+@dataclass(frozen=True)
+class Diagnostic:
+    """A pure function of a :class:`Snapshot`, and the columns that it fills."""
+
+    columns: tuple[Column, ...]
+    measure: Callable[[Snapshot], Mapping[str, Array]]
+    """Returns an array for the name of each column: (R,) for a run, (R, L) or (R, K) for its layers, which need not be
+    the same in all columns, and (R, D) for the units of the last hidden layer."""
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Array]:
+        """Measure."""
+        return self.measure(snapshot)
+
+
+def measures(*columns: Column) -> Callable[[Callable[[Snapshot], Mapping[str, Array]]], Diagnostic]:
+    """Make a :class:`Diagnostic` of the function that follows, which fills these columns."""
+    return lambda measure: Diagnostic(columns, measure)
+
+
+ALWAYS = (
+    Column("train_loss", "run", "loss on the probe batch", "nats"),
+    Column("test_accuracy", "run", "test accuracy"),
+    Column("gradient_norm", "run", "norm of the gradient"),
+)
+"""What is measured of every run."""
+
+KEYS = ("run", "run_id", "step", "layer", "unit")
+"""Columns that tell the rows of what is measured apart."""
+
+
+def check_columns(diagnostics: Mapping[str, Diagnostic], taken: Iterable[str] = ()) -> None:
+    """Refuse diagnostics whose columns can't stand beside each other, or beside what every table has.
+
+    Args:
+        diagnostics: by the names that settings have for them.
+        taken: more names of columns that a table has.
+
+    Raises:
+        InputError: naming the diagnostic and the column.
+    """
+    # SQLite, which stores them, takes capital and small letters for the same.
+    owners = {(level, name.lower()): "every table" for level in ("run", "layer", "unit") for name in (*KEYS, *taken)}
+    owners |= {(column.level, column.name): "every run" for column in ALWAYS}
+    for name, diagnostic in diagnostics.items():
+        for column in diagnostic.columns:
+            if not (column.name.isascii() and column.name.isidentifier()):
+                raise InputError(f"diagnostics={name}: column {column.name!r} must be ASCII letters, digits and _")
+            key = column.level, column.name.lower()
+            if key in owners:
+                raise InputError(
+                    f"diagnostics={name}: column {column.name} of each {column.level} is {owners[key]}'s already"
+                )
+            owners[key] = name
+
+
+def read(name: str, diagnostic: Diagnostic, snapshot: Snapshot) -> Iterator[tuple[Column, Array]]:
+    """Measure, and check that what was found are the columns that the diagnostic declares, in their shapes.
+
+    Raises:
+        InputError: naming the diagnostic and the column.
+    """
+    found = diagnostic(snapshot)
+    if set(found) != {column.name for column in diagnostic.columns}:
+        declared = ", ".join(column.name for column in diagnostic.columns)
+        raise InputError(f"diagnostics={name}: gives the columns {', '.join(found)}; it declares {declared}")
+    runs, (*_, last) = len(snapshot.lr), snapshot.taps.values()
+    allowed: dict[Level, list[tuple[int, ...]]] = {
+        "run": [(runs,)],
+        "layer": [(runs, len(snapshot.taps)), (runs, len(snapshot.network.weights))],
+        "unit": [(runs, _units(last).shape[2])],
+    }
+    for column in diagnostic.columns:
+        values = found[column.name]
+        if np.shape(values) not in allowed[column.level]:
+            raise InputError(
+                f"diagnostics={name}: column {column.name} has shape {np.shape(values)}; of each {column.level} it "
+                f"must be {' or '.join(map(str, allowed[column.level]))}"
+            )
+        yield column, values
 
 
 def percentiles(x: Array, q: Sequence[float]) -> Array:
@@ -95,7 +183,8 @@ def _interpolate(ordered: Array, q: Sequence[float]) -> Array:
     position = np.asarray(q) / 100 * last
     below = np.floor(position).astype(int)
     fraction = (position - below).astype(ordered.dtype)[:, None]
-    return ordered[:, below] * (1 - fraction) + ordered[:, np.minimum(below + 1, last)] * fraction
+    between: Array = ordered[:, below] * (1 - fraction) + ordered[:, np.minimum(below + 1, last)] * fraction
+    return between
 
 
 def wasserstein(a: Array, b: Array) -> Array:
@@ -103,7 +192,8 @@ def wasserstein(a: Array, b: Array) -> Array:
 
     For samples of equal size it is the mean distance of the values of equal rank.
     """
-    return np.abs(np.sort(a, axis=1) - np.sort(b, axis=1)).mean(axis=1)
+    distance: Array = np.abs(np.sort(a, axis=1) - np.sort(b, axis=1)).mean(axis=1)
+    return distance
 
 
 def gradient_norm(grads: Iterable[Array]) -> Array:
@@ -114,8 +204,9 @@ def gradient_norm(grads: Iterable[Array]) -> Array:
 
 def cosine(a: Array, b: Array) -> Array:
     """Cosine, (R,), of the angle between a and b, both (R, ...)."""
-    dot = a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1)
-    return dot[:, 0, 0] / (gradient_norm([a]) * gradient_norm([b]))
+    dot: Array = (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1))[:, 0, 0]
+    dot /= gradient_norm([a]) * gradient_norm([b])
+    return dot
 
 
 def varies(x: Array) -> Array:
@@ -123,7 +214,8 @@ def varies(x: Array) -> Array:
 
     The standard deviation of equal values is 0 to rounding only, and nothing can be divided by it.
     """
-    return np.ptp(x, axis=1) > 10 * np.finfo(x.dtype).eps * np.abs(x).max(axis=1)
+    beyond: Array = np.ptp(x, axis=1) > 10 * np.finfo(x.dtype).eps * np.abs(x).max(axis=1)
+    return beyond
 
 
 def singular_values(pre: Array, post: Array, slope: Array, weights: Array) -> Array:
@@ -154,7 +246,8 @@ def singular_values(pre: Array, post: Array, slope: Array, weights: Array) -> Ar
 
 def correct_predictions(logits: Array, labels: Array) -> Array:
     """Number (R,) of examples whose largest logit, (R, N, K), is that of their label (N,)."""
-    return (logits.argmax(axis=2) == labels).sum(axis=1)
+    correct: Array = (logits.argmax(axis=2) == labels).sum(axis=1)
+    return correct
 
 
 def _per_layer(values: Iterable[Array]) -> Array:
@@ -167,36 +260,56 @@ def _units(tap: Array) -> Array:
     return tap.reshape(*tap.shape[:2], -1)
 
 
-def layer_percentiles(s: Snapshot) -> Reading:
+def _percentile_columns(level: Level, what: str) -> Iterator[Column]:
+    return (Column(f"p{q}", level, f"{q}th percentile of {what}") for q in PERCENTILES)
+
+
+@measures(*_percentile_columns("layer", "what enters the nonlinearity"))
+def layer_percentiles(s: Snapshot) -> Mapping[str, Array]:
     """p15, p50, p85 of what enters each nonlinearity, over units and examples together."""
     found = np.stack([percentiles(z, PERCENTILES) for z in s.taps.values()], axis=2)
-    return Reading(layers={f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)})
+    return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
 
 
-def inactive(s: Snapshot) -> Reading:
+@measures(Column("inactive", "layer", "saturated outputs or dead units", "share"))
+def inactive(s: Snapshot) -> Mapping[str, Array]:
     """Share of saturated outputs (sigmoid, tanh) or dead units (ReLU) of each nonlinearity."""
     layers = s.network.nonlinearities
-    return Reading(layers={"inactive": _per_layer(layers[name].inactive(z) for name, z in s.taps.items())})
+    return {"inactive": _per_layer(layers[name].inactive(z) for name, z in s.taps.items())}
 
 
-def gradients(s: Snapshot) -> Reading:
+def _of_weights(s: Snapshot, layer: str, params: Params) -> list[Array]:
+    """The entries of ``params``, or of gradients, that belong to the weights of a layer."""
+    return [params[layer][name] for name in s.network.weights[layer]]
+
+
+@measures(
+    Column("gradient_ratio", "run", "norm of the gradient of the first weights over that of the last"),
+    Column("gradient_norm", "layer", "norm of the gradient of the weights"),
+)
+def gradients(s: Snapshot) -> Mapping[str, Array]:
     """Norm of the gradient of the weights before each nonlinearity, and the first one over the last.
 
     A ratio far below 1 is a vanishing gradient, one far above 1 an exploding gradient.
     """
-    fed = [s.network.weights_before(name, s.params) for name in s.taps]
-    norms = _per_layer(gradient_norm([s.grads[name]["W"]]) for name in fed)
-    return Reading({"gradient_ratio": norms[:, 0] / norms[:, -1]}, {"gradient_norm": norms})
+    norms = _per_layer(gradient_norm(_of_weights(s, s.network.weights_before(name), s.grads)) for name in s.taps)
+    return {"gradient_ratio": norms[:, 0] / norms[:, -1], "gradient_norm": norms}
 
 
-def units(s: Snapshot) -> Reading:
+@measures(*_percentile_columns("unit", "the input of the unit"))
+def units(s: Snapshot) -> Mapping[str, Array]:
     """p15, p50, p85 of what enters each unit of the last nonlinearity (Figure 1(b, c))."""
     *_, last = s.taps.values()
     found = unit_percentiles(_units(last), PERCENTILES)
-    return Reading(units={f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)})
+    return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
 
 
-def drift(s: Snapshot) -> Reading:
+@measures(
+    Column("drift_wasserstein", "layer", "drift of inputs, Wasserstein distance", "standard deviations"),
+    Column("drift_mean", "layer", "drift of the mean of inputs", "standard deviations"),
+    Column("drift_std", "layer", "drift of the standard deviation of inputs", "|log ratio|"),
+)
+def drift(s: Snapshot) -> Mapping[str, Array]:
     """How the distribution of what enters each unit has moved since the measurement before, on average over units.
 
     - drift_wasserstein: 1-Wasserstein distance;
@@ -208,7 +321,7 @@ def drift(s: Snapshot) -> Reading:
     names = ("drift_wasserstein", "drift_mean", "drift_std")
     if s.before is None:
         nothing = np.full((len(s.lr), len(s.taps)), np.nan)
-        return Reading(layers=dict.fromkeys(names, nothing))
+        return dict.fromkeys(names, nothing)
     columns: list[tuple[Array, ...]] = []
     for name, z in s.taps.items():
         now, before = _units(z), _units(s.before[name])
@@ -222,10 +335,14 @@ def drift(s: Snapshot) -> Reading:
         )
         count = counted.sum(axis=1)
         columns.append(tuple(np.where(counted, value, 0).sum(axis=1) / count for value in moved))
-    return Reading(layers={n: _per_layer(c) for n, c in zip(names, zip(*columns, strict=True), strict=True)})
+    return {n: _per_layer(c) for n, c in zip(names, zip(*columns, strict=True), strict=True)}
 
 
-def covariate_shift(s: Snapshot) -> Reading:
+@measures(
+    Column("shift_norm", "layer", "change of the gradient when the layers before are updated, ‖G − G'‖"),
+    Column("shift_cosine", "layer", "cos(G, G')"),
+)
+def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
     """Internal covariate shift by gradients: Santurkar et al. 2018, Definition 2.1, for each weight layer i.
 
     G is the gradient of W_i at the parameters as they are, G' that after the layers before i (their weights, biases, γ
@@ -238,16 +355,27 @@ def covariate_shift(s: Snapshot) -> Reading:
     norms: list[Array] = []
     cosines: list[Array] = []
     for name in s.network.layers:
-        if "W" in s.params[name]:
-            before = s.grads[name]["W"]
-            after = s.gradient(mixed)[1][name]["W"] if norms else before  # nothing precedes the first
+        if name in s.network.weights:
+            before = _joined(_of_weights(s, name, s.grads))
+            # Nothing precedes the first.
+            after = _joined(_of_weights(s, name, s.gradient(mixed)[1])) if norms else before
             norms.append(gradient_norm([before - after]))
             cosines.append(cosine(before, after))
         mixed[name] = stepped[name]
-    return Reading(layers={"shift_norm": _per_layer(norms), "shift_cosine": _per_layer(cosines)})
+    return {"shift_norm": _per_layer(norms), "shift_cosine": _per_layer(cosines)}
 
 
-def jacobian(s: Snapshot) -> Reading:
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Arrays (R, ...) as one, (R, number of all values); a single one as it is."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
+
+
+@measures(
+    Column("jacobian_min", "layer", "smallest singular value"),
+    Column("jacobian_median", "layer", "median singular value"),
+    Column("jacobian_max", "layer", "largest singular value"),
+)
+def jacobian(s: Snapshot) -> Mapping[str, Array]:
     """Smallest, median and largest singular value of each layer's Jacobian x̂ → ẑ (see :func:`singular_values`).
 
     Of the map from the nonlinearity's layer to the next; NaN for the last, whose next are the logits, and where the
@@ -256,15 +384,23 @@ def jacobian(s: Snapshot) -> Reading:
     names, taps = ("jacobian_min", "jacobian_median", "jacobian_max"), list(s.taps.items())
     columns = np.full((3, len(s.lr), len(taps)), np.nan)
     for i, ((name, z), (following, _)) in enumerate(itertools.pairwise(taps)):
-        weights = s.params[s.network.weights_before(following, s.params)]["W"]
-        if z.ndim == 3 and weights.ndim == 3:
+        between = s.network.weights_before(following)
+        if z.ndim == 3 and isinstance(s.network.layers[between], Dense):
+            (weights,) = _of_weights(s, between, s.params)
             y, _, backward = s.network.layers[name].forward({}, {}, z, train=True)
             found = singular_values(z, y, backward(np.ones_like(y))[0], weights)
             columns[:, :, i] = found[:, -1], np.median(found, axis=1), found[:, 0]
-    return Reading(layers=dict(zip(names, columns, strict=True)))
+    return dict(zip(names, columns, strict=True))
 
 
-def landscape(s: Snapshot) -> Reading:
+@measures(
+    Column("landscape_loss_min", "run", "least loss along the gradient", "nats"),
+    Column("landscape_loss_max", "run", "largest loss along the gradient", "nats"),
+    Column("landscape_gradient_min", "run", "least change of the gradient along it"),
+    Column("landscape_gradient_max", "run", "largest change of the gradient along it"),
+    Column("landscape_smoothness", "run", "effective β-smoothness"),
+)
+def landscape(s: Snapshot) -> Mapping[str, Array]:
     """The loss along the gradient: Santurkar et al. 2018, Section 3.1, at the steps η = LANDSCAPE_STEPS · lr.
 
     - landscape_loss_min, landscape_loss_max: the range of L(θ − η ∇L);
@@ -284,15 +420,13 @@ def landscape(s: Snapshot) -> Reading:
         losses.append(loss)
         changes.append(change)
         slopes.append(change / (eta * norm))
-    return Reading(
-        {
-            "landscape_loss_min": np.min(losses, axis=0),
-            "landscape_loss_max": np.max(losses, axis=0),
-            "landscape_gradient_min": np.min(changes, axis=0),
-            "landscape_gradient_max": np.max(changes, axis=0),
-            "landscape_smoothness": np.max(slopes, axis=0),
-        }
-    )
+    return {
+        "landscape_loss_min": np.min(losses, axis=0),
+        "landscape_loss_max": np.max(losses, axis=0),
+        "landscape_gradient_min": np.min(changes, axis=0),
+        "landscape_gradient_max": np.max(changes, axis=0),
+        "landscape_smoothness": np.max(slopes, axis=0),
+    }
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from . import workers
 from .config import Compute, RunConfig
 from .data import Dataset
+from .recipe import events
 from .store import Store
-from .sweep import events, form_groups, load_data
+from .sweep import form_groups, load_data
 from .train import Measurement
 
 CALIBRATION_SECONDS = 1.0

@@ -8,8 +8,11 @@ The contract, the same for every layer (and for :class:`bnrepro.batchnorm.BatchN
 
 ``forward`` is pure: it changes none of its arguments, and ``backward`` closes over what it needs and may be called
 any number of times. So evaluating can't disturb training, and a gradient at other weights is just another call.
-``dx`` is the gradient of the loss with respect to ``x``. The ``backward`` of a layer with parameters also takes
-``need_dx=False``: the first such layer of a network is spared the product that nobody reads.
+``dx`` is the gradient of the loss with respect to ``x``; with ``need_dx=False`` nobody reads it, and a layer may return
+``NO_DX`` in its place.
+
+A layer of one's own derives from :class:`Layer`, an activation from :class:`Nonlinearity`, a norm from :class:`Norm`;
+everything that is asked of them stands there.
 
 Letters for shapes: R runs, N examples, D features, C channels, H height, W width, K classes. The run axis of ``x``
 may be 1 where all runs see the same mini-batch; it broadcasts. Every product and reduction is done per run, so that
@@ -20,9 +23,10 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +34,53 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 Shape = tuple[int, ...]
-Backward = Callable[..., tuple[Any, Arrays]]
+
+NO_DX: Array = np.empty(0)
+"""What ``backward`` returns for a gradient that nobody asked for; it fits no shape, so that using it fails."""
+
+
+class Backward(Protocol):
+    """The second half of ``forward``: from the gradient of the loss at the output to those at input and parameters."""
+
+    def __call__(self, dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
+        """Return dx, of the shape of x, and the gradients of the parameters, for dy of the shape of y (R, N, ...).
+
+        With ``need_dx=False``, dx may be ``NO_DX``.
+        """
+        ...
 
 
 class Layer(Protocol):
-    """What a network is stacked from; the module's docstring has the contract."""
+    """What a network is stacked from, here without parameters and state; the module's docstring has the contract."""
+
+    weights: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that are weights W: they decay, and diagnostics of weights follow them."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """Draw the parameters and the state of one run, for examples of shape ``in_shape``."""
-        ...
+        """Draw the parameters and the state of one run, for examples of shape ``in_shape``; here there are none."""
+        return {}, {}, in_shape
 
+    @abstractmethod
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Apply the layer to x (R, N, ...)."""
         ...
+
+    def population(self, state: Arrays) -> tuple[Layer, Arrays] | None:
+        """How statistics for inference are gathered afresh (Algorithm 2), for a layer whose inference needs that.
+
+        Returns:
+            The layer through which training mini-batches then pass, in training mode, and the state that it begins
+            with; what its state is in the end is the state for inference. None if inference takes the state of
+            training, as here.
+        """
+        return None
+
+
+class Norm(Layer, Protocol):
+    """A layer before a nonlinearity, whose shift takes the place of the bias; a dataclass whose fields are settings."""
+
+    least_values: ClassVar[int] = 1
+    """How many values of a feature a training mini-batch must have."""
 
 
 Initializer = Callable[[np.random.Generator, int, int, Shape], Array]
@@ -115,7 +153,7 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Layer):
     """y = x W + b, with W (R, D_in, D_out) and b (R, 1, D_out).
 
     Without bias before a batch norm, whose β takes its place (paper, Section 3.2).
@@ -124,6 +162,7 @@ class Dense:
     units: int
     initializer: Initializer
     bias: bool = True
+    weights = ("W",)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
         """W by the initializer, b = 0."""
@@ -145,17 +184,17 @@ class Dense:
         if self.bias:
             y += params["b"]
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             grads = {"W": x.swapaxes(1, 2) @ dy}
             if self.bias:
                 grads["b"] = sum_over_examples(dy)
-            return (dy @ weights.swapaxes(1, 2) if need_dx else None), grads
+            return (dy @ weights.swapaxes(1, 2) if need_dx else NO_DX), grads
 
         return y, state, backward
 
 
 @dataclass(frozen=True)
-class Flatten:
+class Flatten(Layer):
     """(R, N, C, H, W) → (R, N, C·H·W), without a copy."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
@@ -164,7 +203,7 @@ class Flatten:
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """View x (R, N, ...) as y (R, N, D)."""
-        return x.reshape(*x.shape[:2], -1), state, lambda dy: (dy.reshape(x.shape), {})
+        return x.reshape(*x.shape[:2], -1), state, lambda dy, *, need_dx=True: (dy.reshape(x.shape), {})
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, layer: str) -> int:
@@ -184,7 +223,7 @@ def _windows(kernel: int, stride: int, height: int, width: int) -> Iterator[tupl
 
 
 @dataclass(frozen=True)
-class Conv2D:
+class Conv2D(Layer):
     """Cross-correlation: y[f, p, q] = Σ_{c,i,j} W[f, c, i, j] x[c, p·stride + i, q·stride + j] + b[f].
 
     W is (R, F, C, K, K), b is (R, 1, F, 1, 1); x (R, N, C, H, W) is padded by zeros on all sides. Windows that do not
@@ -198,6 +237,7 @@ class Conv2D:
     stride: int = 1
     padding: int = 0
     bias: bool = True
+    weights = ("W",)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
         """W by the initializer, with fan_in = C·K·K and fan_out = F·K·K; b = 0."""
@@ -230,13 +270,13 @@ class Conv2D:
         if self.bias:
             y += params["b"]
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dy_flat = dy.reshape(*dy.shape[:3], -1)
             grads = {"W": (dy_flat @ columns.swapaxes(2, 3)).sum(axis=1).reshape(weights.shape)}
             if self.bias:
                 grads["b"] = sum_per_feature(dy)
             if not need_dx:
-                return None, grads
+                return NO_DX, grads
             dcolumns = (flat.swapaxes(2, 3) @ dy_flat).reshape(len(dy), n, c, k, k, h_out, w_out)
             dpadded = np.zeros((len(dy), *padded.shape[1:]), dy.dtype)
             for i, j, pixels in _windows(k, self.stride, h_out, w_out):
@@ -247,7 +287,7 @@ class Conv2D:
 
 
 @dataclass(frozen=True)
-class _Pool2D:
+class _Pool2D(Layer):
     """Windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out."""
 
     size: int
@@ -279,7 +319,7 @@ class MaxPool2D(_Pool2D):
         for _, _, pixels in windows[1:]:
             np.maximum(y, x[pixels], out=y)
 
-        def backward(dy: Array) -> tuple[Array, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx = np.zeros((len(dy), *x.shape[1:]), x.dtype)
             free = np.ones(y.shape, bool)
             for _, _, pixels in windows:
@@ -305,7 +345,7 @@ class AvgPool2D(_Pool2D):
             y += x[pixels]
         y /= len(windows)
 
-        def backward(dy: Array) -> tuple[Array, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx = np.zeros((len(dy), *x.shape[1:]), x.dtype)
             share = dy / len(windows)
             for _, _, pixels in windows:
@@ -316,7 +356,7 @@ class AvgPool2D(_Pool2D):
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Layer):
     """Inverted dropout: in training y = x · mask / (1 − rate), where each unit is kept with probability 1 − rate.
 
     At inference y = x. Masks come from a counter-based stream of the run's own, kept in the state: forward is a pure
@@ -337,25 +377,28 @@ class Dropout:
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Mask x (R or 1, N, ...) if ``train``."""
         if not train or self.rate == 0:
-            return x, state, lambda dy: (dy, {})
+            return x, state, lambda dy, *, need_dx=True: (dy, {})
         mask = np.empty((len(state["key"]), *x.shape[1:]), x.dtype)
         uniform = np.empty(x.shape[1:], np.float32)
         for r, (key, drawn) in enumerate(zip(state["key"], state["drawn"], strict=True)):
             stream = np.random.Philox(key=key[0], counter=[0, 0, 0, drawn[0]])
             np.random.Generator(stream).random(out=uniform, dtype=np.float32)
             np.multiply(uniform >= self.rate, 1 / (1 - self.rate), out=mask[r])
-        return x * mask, {"key": state["key"], "drawn": state["drawn"] + 1}, lambda dy: (dy * mask, {})
+        state = {"key": state["key"], "drawn": state["drawn"] + 1}
+        return x * mask, state, lambda dy, *, need_dx=True: (dy * mask, {})
 
 
-class Nonlinearity:
+def share_per_run(condition: Array) -> Array:
+    """Share (R,) of the elements of a condition (R, ...) for which it holds."""
+    share: Array = condition.reshape(len(condition), -1).mean(axis=1)
+    return share
+
+
+class Nonlinearity(Layer):
     """Base of the layers that act on each unit alone: no parameters, no state, y of x's shape.
 
     The network taps what enters them, and the diagnostics ask them which units no longer pass a gradient.
     """
-
-    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """No parameters, no state."""
-        return {}, {}, in_shape
 
     def inactive(self, x: Array) -> Array:
         """Share (R,) of what is saturated or dead on the pre-activations x (R, N, ...); NaN if not defined."""
@@ -374,7 +417,7 @@ class Sigmoid(Nonlinearity):
         y += 1
         np.divide(1, y, out=y)
 
-        def backward(dy: Array) -> tuple[Array, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx = 1 - y
             dx *= y
             dx *= dy
@@ -384,7 +427,7 @@ class Sigmoid(Nonlinearity):
 
     def inactive(self, x: Array) -> Array:
         """Share of the outputs that are saturated: within 0.05 of 0 or 1, which is |x| > log 19."""
-        return (np.abs(x) > math.log(19)).reshape(len(x), -1).mean(axis=1)
+        return share_per_run(np.abs(x) > math.log(19))
 
 
 @dataclass(frozen=True)
@@ -395,7 +438,7 @@ class Tanh(Nonlinearity):
         """Apply it to each element; dx = dy (1 − y²)."""
         y = np.tanh(x)
 
-        def backward(dy: Array) -> tuple[Array, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx = y * y
             np.subtract(1, dx, out=dx)
             dx *= dy
@@ -405,7 +448,7 @@ class Tanh(Nonlinearity):
 
     def inactive(self, x: Array) -> Array:
         """Share of the outputs that are saturated: within 0.05 of ±1."""
-        return (np.abs(x) > math.atanh(0.95)).reshape(len(x), -1).mean(axis=1)
+        return share_per_run(np.abs(x) > math.atanh(0.95))
 
 
 @dataclass(frozen=True)
@@ -416,11 +459,12 @@ class ReLU(Nonlinearity):
         """Apply it to each element."""
         zeros = constant(0, x.shape[1:][-3:], x.dtype)  # of examples or, if they are images, of one
         y = np.maximum(x, zeros)  # three times as fast as against the scalar 0
-        return y, state, lambda dy: (dy * (y > 0), {})
+        return y, state, lambda dy, *, need_dx=True: (dy * (y > 0), {})
 
     def inactive(self, x: Array) -> Array:
         """Share of the units that are dead: x ≤ 0 for every example."""
-        return (x <= 0).all(axis=1).reshape(len(x), -1).mean(axis=1)
+        dead: Array = np.all(x <= 0, axis=1)
+        return share_per_run(dead)
 
 
 def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:

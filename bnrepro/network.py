@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from .batchnorm import BatchNorm
 from .layers import Array, Conv2D, Dense, Dropout, Flatten, Initializer, Layer, MaxPool2D, Nonlinearity, Shape
 from .optim import Params
 
@@ -56,10 +56,8 @@ class Network:
 
         def backward(dy: Array) -> Params:
             grads: Params = {}
-            for name, step in reversed(steps[first + 1 :]):
-                dy, grads[name] = step(dy)
-            name, step = steps[first]
-            _, grads[name] = step(dy, need_dx=False)
+            for i, (name, step) in reversed([*enumerate(steps)][first:]):
+                dy, grads[name] = step(dy, need_dx=i > first)
             return grads
 
         return x, new_state, backward
@@ -69,34 +67,32 @@ class Network:
         """The layers whose inputs ``taps`` receives, in order."""
         return {name: layer for name, layer in self.layers.items() if isinstance(layer, Nonlinearity)}
 
-    def weights_before(self, name: str, params: Params) -> str:
-        """Name of the last layer with weights W before the layer ``name``: the one that feeds it."""
-        before = itertools.takewhile(lambda other: other != name, self.layers)
-        return [other for other in before if "W" in params.get(other, {})][-1]
+    @functools.cached_property
+    def weights(self) -> dict[str, tuple[str, ...]]:
+        """The layers that have weights W, in order, with the names of these among their parameters."""
+        return {name: layer.weights for name, layer in self.layers.items() if layer.weights}
 
-    @property
-    def needs_population_statistics(self) -> bool:
-        """Whether inference uses statistics that training does not gather."""
-        return any(getattr(layer, "inference", None) == "population" for layer in self.layers.values())
+    def weights_before(self, name: str) -> str:
+        """Name of the last layer with weights before the layer ``name``: the one that feeds it."""
+        before = itertools.takewhile(lambda other: other != name, self.layers)
+        return [other for other in before if other in self.weights][-1]
 
     def with_population_statistics(self, params: Params, state: Params, batches: Iterable[Array]) -> Params:
         """The state for inference by Algorithm 2 (steps 7 to 12), at the parameters as they are.
 
-        Every batch norm gets E[x] = E_B[μ_B] and Var[x] = m/(m−1) · E_B[σ²_B] over the given training mini-batches
-        (R or 1, N, C, H, W), each normalised by its own statistics on its way through the network.
+        Every batch norm that asks for it gets E[x] = E_B[μ_B] and Var[x] = m/(m−1) · E_B[σ²_B] over the given training
+        mini-batches (R or 1, N, C, H, W), each normalised by its own statistics on its way through the network. Where
+        none asks, no mini-batch is drawn.
         """
-        averaging = Network({name: _plain_mean(layer) for name, layer in self.layers.items()})
-        fresh = {
-            name: arrays | {"updates": np.zeros_like(arrays["updates"])} if "updates" in arrays else arrays
-            for name, arrays in state.items()
-        }
+        asked = {name: layer.population(state[name]) for name, layer in self.layers.items()}
+        gathered = {name: population for name, population in asked.items() if population is not None}
+        if not gathered:
+            return state
+        averaging = Network(self.layers | {name: layer for name, (layer, _) in gathered.items()})
+        averages = state | {name: begun for name, (_, begun) in gathered.items()}
         for x in batches:
-            _, fresh, _ = averaging.forward(params, fresh, x, train=True)
-        return {name: fresh[name] if "updates" in arrays else arrays for name, arrays in state.items()}
-
-
-def _plain_mean(layer: Layer) -> Layer:
-    return replace(layer, momentum=1.0) if isinstance(layer, BatchNorm) else layer
+            _, averages, _ = averaging.forward(params, averages, x, train=True)
+        return state | {name: averages[name] for name in gathered}
 
 
 def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:

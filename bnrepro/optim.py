@@ -1,11 +1,7 @@
 """Optimisers and learning-rate schedules: plain functions of parameters, gradients and one learning rate per run.
 
-``init(params)`` gives the optimiser's state; ``update(params, grads, state, lr)`` changes ``params`` and ``state`` in
-place, since they are the largest arrays of all. Parameters are named by layer and by their name in it, and every one
-has a leading run axis; ``lr`` is (R,).
-
-An optimiser that is ``linear`` sees gradients only times the learning rate. Its ``update`` takes ``scaled=True`` where
-they come multiplied by it: the training loop does that to the gradient of the logits, which is far smaller.
+Parameters are named by layer and by their name in it, and every one has a leading run axis; ``lr`` is (R,). What is
+asked of an optimiser of one's own stands in :class:`Optimizer`.
 
 Weight decay adds weight_decay · W to the gradient of every weight W, which is the gradient of the penalty
 ½ weight_decay ‖W‖² (the paper's "L2 weight regularization", Section 4.2.1). Biases, γ and β are spared.
@@ -13,9 +9,10 @@ Weight decay adds weight_decay · W to the gradient of every weight W, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -24,16 +21,36 @@ from .layers import Array, Arrays, require
 Params = dict[str, Arrays]
 """layer → parameter name → array (R, ...)."""
 
+Weights = Mapping[str, tuple[str, ...]]
+"""layer → the names of those of its parameters that are weights."""
+
 
 class Optimizer(Protocol):
-    """What the training loop asks of an optimiser."""
+    """How parameters follow gradients; a dataclass whose fields are settings."""
 
+    linear: ClassVar[bool] = False
+    """Whether it sees gradients only times the learning rate. Its ``update`` is then given them multiplied by it: the
+    training loop does that to the gradient of the logits, which is far smaller than those of the parameters."""
+
+    @abstractmethod
     def init(self, params: Params) -> Params:
-        """State for parameters of these shapes."""
+        """Return the state, in the layout of the parameters, for parameters of these shapes."""
         ...
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array) -> None:
-        """One step, in place."""
+    @abstractmethod
+    def update(
+        self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
+    ) -> None:
+        """Make one step: change ``params`` and ``state`` in place, since they are the largest arrays of all.
+
+        Args:
+            params: the parameters.
+            grads: their gradients, or, if ``scaled``, these times the learning rate: for a ``linear`` optimiser only.
+            state: as ``init`` began it.
+            lr: (R,), the learning rate in force.
+            weights: which of the parameters decay.
+            scaled: see ``grads``.
+        """
         ...
 
 
@@ -41,8 +58,13 @@ def _zeros_like(params: Params) -> Params:
     return {layer: {name: np.zeros_like(p) for name, p in ps.items()} for layer, ps in params.items()}
 
 
+def _like(lr: Array, p: Array) -> Array:
+    """Lr (R,), shaped to broadcast against the parameter p."""
+    return lr.reshape(-1, *[1] * (p.ndim - 1))
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Decayed:
+class _Decayed(Optimizer):
     """What all optimisers share: weight decay, and the walk over the parameters."""
 
     weight_decay: float
@@ -51,31 +73,26 @@ class _Decayed:
         """Check the range."""
         require(0 <= self.weight_decay < np.inf, f"weight_decay={self.weight_decay}", "at least 0, and finite")
 
-    def _leaves(self, params: Params, grads: Params, *state: Params) -> Iterator[tuple[Any, ...]]:
-        """For every parameter: its decay, itself, its gradient, its state."""
+    def _leaves(self, params: Params, weights: Weights) -> Iterator[tuple[str, str, Array, float]]:
+        """For every parameter: its layer, its name, itself, its decay."""
         for layer, arrays in params.items():
             for name, p in arrays.items():
-                decay = self.weight_decay if name == "W" else 0
-                yield decay, p, grads[layer][name], *(tree[layer][name] for tree in state)
-
-
-def _like(lr: Array, p: Array) -> Array:
-    """Lr (R,), shaped to broadcast against the parameter p."""
-    return lr.reshape(-1, *[1] * (p.ndim - 1))
+                yield layer, name, p, self.weight_decay if name in weights.get(layer, ()) else 0.0
 
 
 class _Linear(_Decayed):
-    """Of those that see gradients only times the learning rate."""
+    """Those that see gradients only times the learning rate."""
 
     linear = True
 
     def _steps(
-        self, lr: Array, scaled: bool, params: Params, grads: Params, *state: Params
-    ) -> Iterator[tuple[Any, ...]]:
-        """For every parameter: itself, the learning rate times its decayed gradient, its state."""
-        for decay, p, g, *rest in self._leaves(params, grads, *state):
+        self, params: Params, grads: Params, lr: Array, weights: Weights, scaled: bool
+    ) -> Iterator[tuple[str, str, Array, Array]]:
+        """For every parameter: its layer, its name, itself, the learning rate times its decayed gradient."""
+        for layer, name, p, decay in self._leaves(params, weights):
+            g = grads[layer][name]
             step = g if scaled else _like(lr, p) * g
-            yield p, step + decay * _like(lr, p) * p if decay else step, *rest
+            yield layer, name, p, step + decay * _like(lr, p) * p if decay else step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +100,14 @@ class SGD(_Linear):
     """θ ← θ − lr · g. The paper does not name the optimiser of its MNIST experiment (Section 4.1)."""
 
     def init(self, params: Params) -> Params:
-        """Nothing to remember."""
+        """Return no state: there is nothing to remember."""
         return {}
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array, *, scaled: bool = False) -> None:
-        """One step, in place."""
-        for p, step in self._steps(lr, scaled, params, grads):
+    def update(
+        self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
+    ) -> None:
+        """Make one step, in place."""
+        for _, _, p, step in self._steps(params, grads, lr, weights, scaled):
             p -= step
 
 
@@ -107,12 +126,15 @@ class Momentum(_Linear):
         require(0 <= self.momentum < 1, f"momentum={self.momentum}", "at least 0 and below 1")
 
     def init(self, params: Params) -> Params:
-        """The velocities v = 0."""
+        """Return the velocities v = 0."""
         return _zeros_like(params)
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array, *, scaled: bool = False) -> None:
-        """One step, in place."""
-        for p, step, v in self._steps(lr, scaled, params, grads, state):
+    def update(
+        self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
+    ) -> None:
+        """Make one step, in place."""
+        for layer, name, p, step in self._steps(params, grads, lr, weights, scaled):
+            v = state[layer][name]
             v *= self.momentum
             v -= step
             p += v
@@ -130,29 +152,41 @@ class Adagrad(_Decayed):
         require(0 < self.eps < np.inf, f"eps={self.eps}", "above 0, and finite")
 
     def init(self, params: Params) -> Params:
-        """The sums of squares h = 0."""
+        """Return the sums of squares h = 0."""
         return _zeros_like(params)
 
-    def update(self, params: Params, grads: Params, state: Params, lr: Array) -> None:
-        """One step, in place."""
-        for decay, p, g, h in self._leaves(params, grads, state):
+    def update(
+        self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
+    ) -> None:
+        """Make one step, in place."""
+        for layer, name, p, decay in self._leaves(params, weights):
+            g, h = grads[layer][name], state[layer][name]
             if decay:
                 g = g + decay * p
             h += g * g
             p -= _like(lr, p) * g / (np.sqrt(h) + self.eps)
 
 
+class LearningRateSchedule(Protocol):
+    """How the learning rate changes during training; a dataclass whose fields are settings."""
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return what the learning rate is multiplied by after ``step`` updates."""
+        ...
+
+
 @dataclass(frozen=True)
-class Constant:
+class Constant(LearningRateSchedule):
     """The learning rate stays as it is."""
 
     def __call__(self, step: int) -> float:
-        """What the learning rate is multiplied by after ``step`` updates."""
+        """Return what the learning rate is multiplied by after ``step`` updates."""
         return 1.0
 
 
 @dataclass(frozen=True)
-class _Decay:
+class _Decay(LearningRateSchedule):
     every: int
     factor: float
 
@@ -167,7 +201,7 @@ class StepDecay(_Decay):
     """lr · factor^⌊step / every⌋: the learning rate drops at once, every so many steps."""
 
     def __call__(self, step: int) -> float:
-        """What the learning rate is multiplied by after ``step`` updates."""
+        """Return what the learning rate is multiplied by after ``step`` updates."""
         return float(self.factor ** (step // self.every))
 
 
@@ -179,9 +213,13 @@ class ExponentialDecay(_Decay):
     """
 
     def __call__(self, step: int) -> float:
-        """What the learning rate is multiplied by after ``step`` updates."""
+        """Return what the learning rate is multiplied by after ``step`` updates."""
         return float(self.factor ** (step / self.every))
 
 
-OPTIMIZERS: dict[str, type] = {"sgd": SGD, "momentum": Momentum, "adagrad": Adagrad}
-SCHEDULES: dict[str, type] = {"constant": Constant, "step": StepDecay, "exponential": ExponentialDecay}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adagrad": Adagrad}
+SCHEDULES: dict[str, type[LearningRateSchedule]] = {
+    "constant": Constant,
+    "step": StepDecay,
+    "exponential": ExponentialDecay,
+}

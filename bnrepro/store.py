@@ -7,26 +7,25 @@ machines would corrupt a store on a network file system, and nobody could read o
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
 import re
 import sqlite3
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import threadpoolctl
-
-from .config import ROOT, RunConfig
+from .config import COLUMNS, RunConfig, declared_settings, digest
+from .diagnostics import ALWAYS
 from .errors import InputError
+from .provenance import software
+from .recipe import NORMS, Outcome
+from .settings import flatten, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,26 +34,30 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
-SCHEMA_VERSION = 2
-SCHEMA = """
+SCHEMA_VERSION = 3
+AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
+SETTINGS = ", ".join(
+    f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
+)
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were stored
     run_id TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
-    dataset TEXT, activation TEXT, norm TEXT, lr REAL, seed INTEGER, steps INTEGER,
+    {SETTINGS},
     test_accuracy REAL,   -- on the whole test set after the last step; NULL unless done
     diverged_at INTEGER,  -- updates done before the loss left the finite range
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
     error TEXT,           -- traceback of a failed run
-    config TEXT NOT NULL, -- JSON of all settings, of which run_id is the digest
-    code TEXT NOT NULL,   -- digest of the modules that computed it
+    config TEXT NOT NULL, -- JSON of all settings; run_id is the digest of those that are not at their default
+    code TEXT NOT NULL,   -- digest of the code that computed it
     bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT, simd TEXT,
     blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT,
     UNIQUE (run_id, code)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS curves (
     run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL,
-    train_loss REAL, test_accuracy REAL, gradient_norm REAL,
+    {", ".join(f"{column.name} REAL" for column in ALWAYS)},
     PRIMARY KEY (run, step)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS layers (
@@ -89,38 +92,28 @@ ADVICE = {
 
 
 @dataclass
-class RunResult:
-    """What became of one run."""
+class RunResult(Outcome):
+    """What became of one run, and where."""
 
     config: RunConfig
-    status: str = "done"
-    test_accuracy: float | None = None
-    diverged_at: int | None = None
     seconds: float = 0.0
     error: str | None = None
-    curves: list[dict[str, float]] = field(default_factory=list)
-    layers: list[dict[str, float]] = field(default_factory=list)
-    units: list[dict[str, float]] = field(default_factory=list)
+    """The traceback of a failed run."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The row of table ``runs``."""
         settings = self.config.to_dict()
+        leaves = dict(flatten(settings))
         return (
-            {
-                "run_id": self.config.run_id,
-                "status": self.status,
-                "dataset": settings["dataset"]["name"],
-                "activation": settings["model"].get("activation"),
-                "norm": settings["model"].get("norm"),
-                "lr": self.config.lr,
-                "seed": self.config.seed,
-                "steps": self.config.train.steps,
+            {"run_id": self.config.run_id, "status": self.status}
+            | {column: leaves.get(key) for key, column in COLUMNS.items()}
+            | {
                 "test_accuracy": self.test_accuracy,
                 "diverged_at": self.diverged_at,
                 "seconds": self.seconds,
                 "error": self.error,
-                "config": json.dumps(settings, sort_keys=True),
+                "config": to_json(settings),
                 "code": self.config.code,
             }
             | self.provenance
@@ -160,37 +153,6 @@ class Results:
     def units(self) -> pd.DataFrame:
         """Run × step × unit of the last hidden layer."""
         return self._table("units")
-
-
-@functools.cache
-def software() -> dict[str, Any]:
-    """The version of this package, and the commit of this checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git
-        commit = ""
-    return {"bnrepro": importlib.metadata.version("bnrepro"), "git_commit": commit or None}
-
-
-def environment() -> dict[str, Any]:
-    """All but the code that can matter to the bits of a result, as this process has it.
-
-    Versions; the instruction sets that NumPy found besides its baseline; and the BLAS that NumPy runs on: its name and
-    version, its kernel and its threads in force.
-    """
-    found = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
-    # SciPy brings an OpenBLAS of its own; NumPy's is the one that products go through.
-    lib = next((lib for lib in found if "numpy" in lib["filepath"]), found[0] if found else {})
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "simd": " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]),
-        "blas": f"{lib['internal_api']} {lib['version']}" if lib else None,
-        "blas_kernel": lib.get("architecture"),
-        "blas_threads": lib.get("num_threads"),
-        "machine": platform.machine(),
-    }
 
 
 class Store:
@@ -233,13 +195,37 @@ class Store:
                 )
             elif application != APPLICATION_ID:
                 raise InputError(f"{self.path}: not a store of bnrepro; name another results_dir")
-            elif version != SCHEMA_VERSION:
+            elif version not in (SCHEMA_VERSION, *MIGRATIONS):
                 raise InputError(
                     f"{self.path}: schema {version}, this version of bnrepro reads and writes {SCHEMA_VERSION}; "
                     "name another results_dir"
                 )
             elif torn or (create and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)):
                 raise self._unusable("database disk image is malformed", sqlite3.SQLITE_CORRUPT)
+        if version in MIGRATIONS and application == APPLICATION_ID:
+            self._migrate(version)
+
+    def _migrate(self, version: int) -> None:
+        """Bring a store of an earlier schema to this one, in one transaction, with a copy beside it until it is done.
+
+        Raises:
+            InputError: if it can't be written; it can be read by this version only once it is migrated.
+        """
+        kept = self.path.with_name(f"{self.path.name}.schema{version}")
+        for path in (self.path.parent, self.path):
+            if not os.access(path, os.W_OK):
+                raise InputError(
+                    f"{self.path}: of schema {version}, and can't be written to be brought to {SCHEMA_VERSION}"
+                )
+        with self._transaction() as db:
+            (now,) = db.execute("PRAGMA user_version").fetchone()
+            if now != version:  # another process has migrated it meanwhile
+                return
+            with self._connect() as unchanged, closing(sqlite3.connect(kept)) as copy:
+                unchanged.backup(copy)
+            MIGRATIONS[version](db)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        kept.unlink()
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -372,8 +358,7 @@ class Store:
                 f"{self.path}: runs computed by {versions} versions of the code; column code tells which", stacklevel=3
             )
         settings.index = table.index
-        own_column = ["dataset.name", "model.activation", "model.norm", "optimizer.lr", "seed", "train.steps"]
-        table = table.drop(columns="config").join(settings.drop(columns=own_column, errors="ignore"))
+        table = table.drop(columns="config").join(settings.drop(columns=list(COLUMNS), errors="ignore"))
         order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
         table = table.sort_values(order, ignore_index=True)
         return Results(table, *(functools.partial(self._measured, name, chosen) for name in MEASURED))
@@ -452,6 +437,26 @@ def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataF
     rows = db.execute(f"SELECT {names} FROM {source} WHERE run IN {CHOSEN} ORDER BY {order}", [json.dumps(chosen)])
     frame = pd.DataFrame(rows.fetchall(), columns=columns)
     return frame.astype({name: float for name in types if types[name] == "REAL" or name == "diverged_at"})
+
+
+def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
+    """From schema 2, whose ids were of all settings: now a norm's options that are at its default are left out."""
+    for run, text in db.execute("SELECT run, config FROM runs").fetchall():
+        settings = json.loads(text)
+        model = settings["model"]
+        try:
+            norm = NORMS.resolve(model.get("norm", "none"), "model.norm")
+        except InputError:  # a class that is not here any more: no run has its old id, nor would have its new one
+            continue
+        defaults = {f.name: f.default for f in fields(cast("type[Any]", norm))} if norm else {}
+        options: Mapping[str, Any] = model.get("norm_options", {})
+        if options:
+            model["norm_options"] = {k: v for k, v in options.items() if k not in defaults or v != defaults[k]}
+        db.execute("UPDATE runs SET run_id = ? WHERE run = ?", [digest(to_json(settings)), run])
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms}
+"""From each earlier schema to this one."""
 
 
 def load(name_or_path: str | Path, results_dir: str | Path = "results") -> Results:

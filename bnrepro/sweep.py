@@ -16,15 +16,17 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 from tqdm import tqdm
 
 from . import workers
-from .config import RUN_KEYS, Compute, Dask, Named, RunConfig, check_run_keys, parse_part, spell
-from .data import Dataset
+from .config import RUN_KEYS, Compute, Dask, RunConfig, check_run_keys, parse_part
+from .data import Dataset, Source
 from .errors import InputError
-from .store import CLAIM_SECONDS, RunResult, Store, environment
-from .train import Diverged, Event, Measurement, train
+from .provenance import environment
+from .recipe import Model, Outcome, train_runs
+from .settings import Choice, flatten, to_override
+from .store import CLAIM_SECONDS, RunResult, Store
+from .train import Measurement
 from .workers import Workers, cause_of_death
 
 MAX_GROUP = 8
@@ -69,7 +71,9 @@ def _axes(grid: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, list[Any]
         elif isinstance(values, list) and values:
             yield where, values
         else:
-            raise InputError(f"sweep.grid.{'.'.join(where)}={spell(values)}: must be a list of at least one value")
+            raise InputError(
+                f"sweep.grid.{'.'.join(where)}={to_override(values)}: must be a list of at least one value"
+            )
 
 
 def _combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) -> Iterator[RunConfig]:
@@ -124,82 +128,53 @@ def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None 
 
 def _seeming_length(group: Sequence[RunConfig]) -> tuple[int, int, bool]:
     """To compare by: examples to be trained on, runs, and whether they are normalised, which takes a fifth more."""
-    run = group[0]
-    return run.train.steps * run.train.batch_size, len(group), getattr(run.model.value, "norm", "none") != "none"
+    run, model = group[0], group[0].model.value
+    normalised = isinstance(model, Model) and model.normalization is not None
+    return run.train.steps * run.train.batch_size, len(group), normalised
 
 
 def train_group(
     runs: Sequence[RunConfig], data: Dataset, watch: Callable[[Measurement], object] | None = None
 ) -> list[RunResult]:
-    """Train runs of one ``group_id`` in lock-step, with one BLAS thread.
+    """Train runs of one ``group_id`` in lock-step.
 
     A run that raises is ``failed``, with its traceback. In lock-step that can't be told from its neighbours, so each
     run of the group is then trained alone.
+
+    Raises:
+        InputError: if training finds that what the user gave can't be trained.
     """
-    begin = time.perf_counter()
-    results = [RunResult(run) for run in runs]
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        try:
-            for event in events(runs, data):
-                if isinstance(event, Measurement):
-                    _record(event, results)
-                    if watch:
-                        watch(event)
-                elif isinstance(event, Diverged):
-                    for r in event.runs:
-                        results[r].status, results[r].diverged_at = "diverged", event.step
-                else:
-                    for r, accuracy in zip(event.runs, event.test_accuracy, strict=True):
-                        results[r].test_accuracy = float(accuracy)
-        except Exception:
-            if len(runs) > 1:
-                return [result for run in runs for result in train_group([run], data)]
-            results[0].status, results[0].error = "failed", traceback.format_exc()
-        provenance = environment()
+    begin, error, found = time.perf_counter(), None, dict[str, Any]()
+
+    def look_on(measured: Measurement) -> None:
+        if not found:  # while it trains, with the threads that BLAS then has
+            found.update(environment())
+        if watch:
+            watch(measured)
+
+    try:
+        outcomes = train_runs(runs, data, look_on)
+    except InputError:
+        raise
+    except Exception:
+        if len(runs) > 1:
+            return [result for run in runs for result in train_group([run], data)]
+        outcomes = [Outcome(status="failed")]
+        error = traceback.format_exc()
     seconds = (time.perf_counter() - begin) / len(runs)
-    for result in results:
-        result.seconds, result.provenance = seconds, provenance
-    return results
+    return [
+        RunResult(run, **vars(outcome), seconds=seconds, error=error, provenance=found or environment())
+        for run, outcome in zip(runs, outcomes, strict=True)
+    ]
 
 
-def events(runs: Sequence[RunConfig], data: Dataset) -> Iterator[Event]:
-    """Training of runs of one ``group_id`` in lock-step."""
-    first = runs[0]
-    return train(
-        networks=[run.model.value.build(data.classes) for run in runs],
-        optimizer=first.optimizer.value,
-        learning_rates=[run.lr for run in runs],
-        seeds=[run.seed for run in runs],
-        data=data,
-        schedule=first.train,
-        lr_schedule=first.lr_schedule.value,
-        diagnostics=first.diagnostic_functions(),
-        dtype=np.dtype(first.train.dtype),
-    )
-
-
-def _record(measured: Measurement, results: Sequence[RunResult]) -> None:
-    always = {name: getattr(measured, name) for name in ("train_loss", "test_accuracy", "gradient_norm")}
-    for i, r in enumerate(measured.runs):
-        curve = {name: float(values[i]) for name, values in (always | measured.curve).items()}
-        results[r].curves.append({"step": measured.step} | curve)
-        for number, layer in enumerate(measured.layers, start=1):
-            row = {name: float(values[i]) for name, values in layer.items()}
-            results[r].layers.append({"step": measured.step, "layer": number} | row)
-        if measured.units:
-            columns = {name: values[i].tolist() for name, values in measured.units.items()}
-            for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
-                unit = dict(zip(columns, values, strict=True))
-                results[r].units.append({"step": measured.step, "unit": number} | unit)
-
-
-def load_data(runs: Sequence[RunConfig]) -> dict[Named, Dataset]:
+def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
     """Every data set of the runs, once.
 
     Raises:
         InputError: if one can't be loaded, or is smaller than a mini-batch.
     """
-    data: dict[Named, Dataset] = {}
+    data: dict[Choice[Source], Dataset] = {}
     for run in runs:
         if run.dataset not in data:
             data[run.dataset] = run.dataset.value.load()
@@ -286,7 +261,7 @@ class _Driver:
         group = self.in_training.pop(future)
         if future.cancelled():
             assert isinstance(self.compute, Dask)  # processes cancel nothing
-            scheduler = spell(self.compute.scheduler)
+            scheduler = to_override(self.compute.scheduler)
             raise InputError(
                 f"compute.scheduler={scheduler}: lost, with what was in training; the same command goes on"
             )
@@ -330,19 +305,13 @@ def tell_apart(some: Sequence[RunConfig], runs: Sequence[RunConfig]) -> list[str
     """For each of ``some``, its settings that are not the same in all ``runs``, as a command line has them."""
     values: dict[str, set[str]] = {}
     for run in runs:
-        for key, value in _flat(run.to_dict(), ""):
-            values.setdefault(key, set()).add(value)
+        for key, value in flatten(run.to_dict()):
+            values.setdefault(key, set()).add(to_override(value))
     varying = [key for key, found in values.items() if len(found) > 1]
-    flat = [dict(_flat(run.to_dict(), "")) for run in some]
-    return [" ".join(f"{key}={run[key]}" for key in varying if key in run) or "the only run" for run in flat]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, spell(value)
+    flat = [dict(flatten(run.to_dict())) for run in some]
+    return [
+        " ".join(f"{key}={to_override(run[key])}" for key in varying if key in run) or "the only run" for run in flat
+    ]
 
 
 class Progress:

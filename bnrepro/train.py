@@ -7,17 +7,17 @@ run, each run has its own seeded streams, and a run that diverges leaves the oth
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .data import Dataset, minibatches, to_float
-from .diagnostics import Diagnostic, Snapshot, correct_predictions, gradient_norm
-from .layers import Array, softmax_cross_entropy
+from .diagnostics import Diagnostic, Level, Snapshot, correct_predictions, gradient_norm, read
+from .layers import Array, Arrays, softmax_cross_entropy
 from .network import Network, select_runs, stack_runs
-from .optim import Optimizer, Params
+from .optim import LearningRateSchedule, Optimizer, Params
 
 DIVERGED_LOSS = 1e3
 """A run has diverged when its mini-batch loss exceeds this or is not finite (Bjorck et al. 2018)."""
@@ -54,6 +54,28 @@ class Schedule:
         interval = max(1, self.steps // self.measurements)
         early = {0} | {n for k in range(64) if (n := int(1.5**k)) < interval}
         return sorted(early | {*range(interval, self.steps, interval), self.steps})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """Everything that the training of R runs in lock-step depends on, besides the data."""
+
+    networks: Sequence[Network]
+    """One per run, equal but for how the weights are drawn."""
+    optimizer: Optimizer
+    """The optimiser of all runs."""
+    learning_rates: Sequence[float]
+    """One per run."""
+    seeds: Sequence[int]
+    """One per run. Equal seeds draw equal weights (scaled) and equal mini-batches."""
+    schedule: Schedule
+    """How long to train, and what to measure."""
+    lr_schedule: LearningRateSchedule
+    """What the learning rates are multiplied by after so many updates."""
+    diagnostics: Mapping[str, Diagnostic]
+    """What to measure besides loss, accuracy and the norm of the gradient, by name; it changes no bit of these."""
+    dtype: np.dtype
+    """The floating type of all arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -120,79 +142,62 @@ class _Group:
         self.optimizer_state = select_runs(self.optimizer_state, mask)
 
 
-def train(
-    networks: Sequence[Network],
-    optimizer: Optimizer,
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    data: Dataset,
-    schedule: Schedule,
-    lr_schedule: Callable[[int], float],
-    diagnostics: Sequence[Diagnostic],
-    dtype: Any = np.float32,
-    *,
-    on_step: Callable[[int], object] | None = None,
-) -> Iterator[Event]:
+def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object] | None = None) -> Iterator[Event]:
     """Train R runs in lock-step and yield what happens to them.
 
     Args:
-        networks: one per run, equal but for how the weights are drawn.
-        optimizer: of all runs.
-        learning_rates: one per run.
-        seeds: one per run. Equal seeds draw equal weights (scaled) and equal mini-batches.
+        spec: what is trained, and how.
         data: the images and labels.
-        schedule: how long, and what to measure.
-        lr_schedule: what the learning rates are multiplied by after so many updates.
-        diagnostics: what to measure besides loss, accuracy and the norm of the gradient. They change no bit of these.
-        dtype: of all arithmetic.
-        on_step: called with the number of the step, from 0, as each begins: after what is measured before the step,
+        on_step: is called with the number of the step, from 0, as each begins: after what is measured before the step,
             and before its mini-batch is drawn. It tells the time to whoever asks, and changes no bit of a result.
 
     Yields:
         Measurements in order of steps, divergences where they occur, and at last ``Finished``.
+
+    Raises:
+        InputError: before the first update, if a diagnostic does not give the columns that it declares.
     """
     # glibc gives memory back to the system, page by page, above a size that it learns from the largest block freed so
     # far. Taught once, it keeps what every step allocates anew: a third off the time of a step with batch norm.
     np.empty(16 << 20, np.uint8)
-    dtype = np.dtype(dtype)
     inits, streams = [], {}
-    for network, seed in zip(networks, seeds, strict=True):
+    for network, seed in zip(spec.networks, spec.seeds, strict=True):
         weight_seed, batch_seed = np.random.SeedSequence(seed).spawn(2)
         inits.append(network.init(np.random.default_rng(weight_seed), data.image_shape))
-        streams[seed] = minibatches(len(data.train_labels), schedule.batch_size, batch_seed)
-    params = stack_runs([params for params, _ in inits], dtype)
+        streams[seed] = minibatches(len(data.train_labels), spec.schedule.batch_size, batch_seed)
+    params = stack_runs([params for params, _ in inits], spec.dtype)
     with np.errstate(over="ignore"):  # a rate too large for the dtype is infinite, and the run diverges
-        lr = np.asarray(learning_rates, float).astype(dtype)
+        lr = np.asarray(spec.learning_rates, float).astype(spec.dtype)
     group = _Group(
-        network=networks[0],
-        optimizer=optimizer,
+        network=spec.networks[0],
+        optimizer=spec.optimizer,
         lr=lr,
-        seeds=list(seeds),
+        seeds=list(spec.seeds),
         params=params,
-        state=stack_runs([state for _, state in inits], dtype),
-        optimizer_state=optimizer.init(params),
+        state=stack_runs([state for _, state in inits], spec.dtype),
+        optimizer_state=spec.optimizer.init(params),
     )
-    measure = _Probe(data, schedule, lr_schedule, diagnostics, dtype)
-    one_hot = np.eye(data.classes, dtype=dtype)[data.train_labels]
-    measured_steps = set(schedule.measured_steps)
+    measure = _Probe(spec, data)
+    one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
+    measured_steps = set(spec.schedule.measured_steps)
 
-    for step in range(schedule.steps):
+    for step in range(spec.schedule.steps):
         if step in measured_steps:
             yield measure(group, step)
         if on_step is not None:
             on_step(step)
         drawn = {seed: next(stream) for seed, stream in streams.items()}
-        diverged = _step(group, data, drawn, one_hot, lr_schedule(step))
+        diverged = _step(group, data, drawn, one_hot, spec.lr_schedule(step))
         if diverged is not None:
             yield Diverged(step, diverged)
             streams = {seed: streams[seed] for seed in set(group.seeds)}
             if not group.seeds:
                 return
-    last = measure(group, schedule.steps)
+    last = measure(group, spec.schedule.steps)
     yield last
     healthy = last.train_loss <= DIVERGED_LOSS  # no mini-batch follows the last update to show it
     if not healthy.all():
-        yield Diverged(schedule.steps, group.runs[~healthy])
+        yield Diverged(spec.schedule.steps, group.runs[~healthy])
         group.keep(healthy)
     if group.seeds:
         yield Finished(group.runs, measure.accuracy(group))
@@ -208,36 +213,27 @@ def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array,
     logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
     loss, dlogits = softmax_cross_entropy(logits, one_hot.take(batch, axis=0))
     healthy = loss <= DIVERGED_LOSS  # False for NaN
-    lr, options = group.lr * lr_factor, {}
-    if getattr(group.optimizer, "linear", False):  # R·N·K products in place of one for every weight
+    lr, scaled = group.lr * lr_factor, group.optimizer.linear
+    if scaled:  # R·N·K products in place of one for every weight
         dlogits *= lr[:, np.newaxis, np.newaxis]
-        options["scaled"] = True
     grads, diverged = backward(dlogits), None
     group.state = state
     if not healthy.all():
         diverged = group.runs[~healthy]
         group.keep(healthy)
         grads, lr = select_runs(grads, healthy), lr[healthy]
-    group.optimizer.update(group.params, grads, group.optimizer_state, lr, **options)
+    group.optimizer.update(group.params, grads, group.optimizer_state, lr, group.network.weights, scaled=scaled)
     return diverged
 
 
 class _Probe:
     """Measures a group, on examples that are the same for all runs and steps, and touches no stream of theirs."""
 
-    def __init__(
-        self,
-        data: Dataset,
-        schedule: Schedule,
-        lr_schedule: Callable[[int], float],
-        diagnostics: Sequence[Diagnostic],
-        dtype: np.dtype,
-    ) -> None:
-        probe = evenly(len(data.train_labels), schedule.probe_examples)
-        self.x = to_float(data.train_images[None, probe], data.scale, dtype)
-        self.targets = np.eye(data.classes, dtype=dtype)[data.train_labels[None, probe]]
-        self.data, self.schedule, self.dtype = data, schedule, dtype
-        self.lr_schedule, self.diagnostics = lr_schedule, diagnostics
+    def __init__(self, spec: Specification, data: Dataset) -> None:
+        probe = evenly(len(data.train_labels), spec.schedule.probe_examples)
+        self.x = to_float(data.train_images[None, probe], data.scale, spec.dtype)
+        self.targets = np.eye(data.classes, dtype=spec.dtype)[data.train_labels[None, probe]]
+        self.spec, self.data = spec, data
         self.before: tuple[Array, dict[str, Array]] | None = None
         """Runs and taps of the measurement before."""
 
@@ -253,7 +249,7 @@ class _Probe:
             state=group.state,
             optimizer=group.optimizer,
             optimizer_state=group.optimizer_state,
-            lr=group.lr * self.lr_schedule(step),
+            lr=group.lr * self.spec.lr_schedule(step),
             x=self.x,
             targets=self.targets,
             taps=dict(zip(network.nonlinearities, taps, strict=True)),
@@ -261,24 +257,21 @@ class _Probe:
             before=self._taps_before(group.runs),
         )
         self.before = group.runs, snapshot.taps
-        curve: dict[str, Array] = {}
-        layers: dict[str, Array] = {}
-        units: dict[str, Array] = {}
-        for diagnostic in self.diagnostics:
-            reading = diagnostic(snapshot)
-            curve |= reading.curve
-            layers |= reading.layers
-            units |= reading.units
+        found: dict[Level, Arrays] = {"run": {}, "layer": {}, "unit": {}}
+        for name, diagnostic in self.spec.diagnostics.items():
+            for column, values in read(name, diagnostic, snapshot):
+                found[column.level][column.name] = values
+        layers = found["layer"]
         deepest = max((values.shape[1] for values in layers.values()), default=0)
         return Measurement(
             step=step,
             runs=group.runs,
             train_loss=loss,
-            test_accuracy=self.accuracy(group, self.schedule.eval_examples),
+            test_accuracy=self.accuracy(group, self.spec.schedule.eval_examples),
             gradient_norm=gradient_norm(g for layer in grads.values() for g in layer.values()),
-            curve=curve,
+            curve=found["run"],
             layers=[{n: v[:, i] for n, v in layers.items() if i < v.shape[1]} for i in range(deepest)],
-            units=units,
+            units=found["unit"],
         )
 
     def _taps_before(self, runs: Array) -> dict[str, Array] | None:
@@ -291,17 +284,16 @@ class _Probe:
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def accuracy(self, group: _Group, examples: int | None = None) -> Array:
-        """Test accuracy (R,), after averaging population statistics if the network asks for them."""
-        network, state = group.network, group.state
-        if network.needs_population_statistics:
-            state = network.with_population_statistics(group.params, state, self._population_batches())
-        return evaluate(network, group.params, state, self.data, examples, self.dtype)
+        """Measure the test accuracy (R,), with population statistics if the network asks for them."""
+        batches = self._population_batches()
+        state = group.network.with_population_statistics(group.params, group.state, batches)
+        return evaluate(group.network, group.params, state, self.data, examples, self.spec.dtype)
 
     def _population_batches(self) -> Iterator[Array]:
         """Mini-batches of the size trained on, from a stream that is the same for all runs."""
-        size, count = self.schedule.batch_size, len(self.data.train_labels)
+        size, count = self.spec.schedule.batch_size, len(self.data.train_labels)
         for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
-            yield to_float(self.data.train_images[None, batch], self.data.scale, self.dtype)
+            yield to_float(self.data.train_images[None, batch], self.data.scale, self.spec.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -311,7 +303,7 @@ def evaluate(
     state: Params,
     data: Dataset,
     examples: int | None = None,
-    dtype: Any = np.float32,
+    dtype: npt.DTypeLike = np.float32,
 ) -> Array:
     """Test accuracy (R,) in inference mode, on this many evenly spaced test examples, or on all there are."""
     count = len(data.test_labels)

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from .config import CONF, Compute, RunConfig
 from .errors import InputError
-from .store import MEASURED, Results, Store, environment, software
+from .provenance import environment, software
+from .store import MEASURED, Results, Store
 from .sweep import Progress, run_all
 
 if TYPE_CHECKING:

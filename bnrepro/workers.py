@@ -30,13 +30,14 @@ import threadpoolctl
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.backend import resource_tracker
 
-from .config import Compute, Dask, Named, RunConfig
-from .data import Dataset
+from .config import Compute, Dask, RunConfig
+from .data import Dataset, Source
 from .errors import InputError
+from .settings import Choice
 
 Result = TypeVar("Result")
 Task = Callable[[Sequence[RunConfig], Dataset], Result]
-Data = Mapping[Named, Dataset]
+Data = Mapping[Choice[Source], Dataset]
 
 CONNECT_SECONDS = 5
 """How long a Dask scheduler may take to answer."""
@@ -113,7 +114,7 @@ def _processes(compute: Compute, data: Data) -> Iterator[Workers]:
 class _Processes:
     """Each an executor of its own."""
 
-    def __init__(self, count: int, folder: str, files: Mapping[Named, str]) -> None:
+    def __init__(self, count: int, folder: str, files: Mapping[Choice[Source], str]) -> None:
         self.count, self._files, self._folder = count, files, folder
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._last: dict[int, Future[Any]] = {}
@@ -126,7 +127,9 @@ class _Processes:
                 1, env={"OMP_NUM_THREADS": "1"}, initializer=_begin, initargs=(os.getpid(), self._folder)
             )
         code = [run.code for run in runs]
-        future = self._executors[free].submit(_work_on_file, task, runs, code, self._files[runs[0].dataset])
+        future: Future[Result] = self._executors[free].submit(
+            _work_on_file, task, runs, code, self._files[runs[0].dataset]
+        )
         self._last[free] = future
         return future
 
@@ -216,13 +219,15 @@ class _Cluster:
     @property
     def count(self) -> int:
         try:
-            threads = sum(self._client.nthreads().values())
+            threads: int = sum(self._client.nthreads().values())
         except OSError as error:
             raise InputError(f"compute.scheduler={self._client.scheduler.address}: lost ({error})") from error
         return threads if self._n_jobs < 0 else min(threads, self._n_jobs)
 
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
-        return self._executor.submit(_work, task, runs, [run.code for run in runs], self._data[runs[0].dataset])
+        code, data = [run.code for run in runs], self._data[runs[0].dataset]
+        future: Future[Result] = self._executor.submit(_work, task, runs, code, data)
+        return future
 
 
 def _same(dataset: Dataset) -> Dataset:

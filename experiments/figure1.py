@@ -99,7 +99,8 @@ def nearest_common(table: pd.DataFrame) -> tuple[str, float] | None:
         arms = badness.groupby(level=["initialization", "lr"], sort=False)
         worse = arms.max()[arms.count() == norms.nunique()]
         if len(worse):
-            return worse.index[int(worse.argmin())]
+            initialization, lr = worse.index[int(worse.argmin())]
+            return str(initialization), float(lr)
     return None
 
 

@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator
 from bnrepro import Results
 from bnrepro.__main__ import redraw
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.layers import Array, Arrays, Backward, Shape, sum_per_feature
+from bnrepro.layers import NO_DX, Array, Arrays, Backward, Shape, sum_per_feature
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StatisticsOfTestBatch(BatchNorm):
         fours = np.array_split(x, max(1, x.shape[1] // 4), axis=1)
         parts = [BatchNorm.forward(own, params, state, four, train=False) for four in fours]
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             raise NotImplementedError("inference only")
 
         return np.concatenate([y for y, _, _ in parts], axis=1), state, backward
@@ -87,7 +87,7 @@ class OutsideGradient(BatchNorm):
         y, state, right = super().forward(params, state, x, train=train)
         axes = (1, *range(3, x.ndim))
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx, grads = right(dy)
             if train:
                 dx = dy * params["gamma"] / np.sqrt(x.var(axis=axes, keepdims=True) + self.eps)
@@ -109,9 +109,9 @@ class PerPixel(BatchNorm):
         """The dense layer on flattened feature maps."""
         y, state, flat = super().forward(params, state, x.reshape(*x.shape[:2], -1), train=train)
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array | None, Arrays]:
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
             dx, grads = flat(dy.reshape(y.shape), need_dx=need_dx)
-            return (dx.reshape(dy.shape) if need_dx else None), grads
+            return (dx.reshape(dy.shape) if need_dx else NO_DX), grads
 
         return y.reshape(x.shape), state, backward
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bnrepro.config import RUN_KEYS, RunConfig, compose
-from bnrepro.data import IDX_FILES
+from bnrepro.datasets import IDX_FILES
 from bnrepro.experiment import TABLES
 from bnrepro.store import Results
 

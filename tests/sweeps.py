@@ -20,7 +20,7 @@ from bnrepro.store import FILE, Results
 
 MINE = """
 import os, signal, time
-from bnrepro.diagnostics import Reading
+from bnrepro.diagnostics import measures
 from bnrepro.layers import ReLU
 
 
@@ -37,11 +37,12 @@ class Slow(ReLU):
         return super().forward(params, state, x, train=train)
 
 
+@measures()
 def deadly(snapshot):
     '''A diagnostic that takes the process with it, as a lack of memory does, if a run of the group has this rate.'''
     if 2.0 in snapshot.lr and snapshot.x.shape[1] > 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return Reading()
+    return {}
 """
 
 SMALL = (

@@ -19,7 +19,7 @@ from bnrepro.benchmark import around, contest
 from bnrepro.benchmark.charts import bars, growth_curves
 from bnrepro.benchmark.contestants import ARMS, CONTESTANTS, Case, Contestant, Floor, LockStep, stand_in
 from bnrepro.config import RunConfig, Settings, complete_override, compose
-from bnrepro.data import IDX
+from bnrepro.datasets import IDX
 from bnrepro.layers import Array
 from bnrepro.sweep import train_group
 

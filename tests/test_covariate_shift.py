@@ -112,7 +112,7 @@ def ratio_of(results: Results) -> str:
     table = covariate_shift.score(results)
     assert table.index.tolist() == [("sigmoid", "none", 0.1), ("sigmoid", "batch", 0.1)]
     assert table["ratio of drift"].iloc[0] == ""
-    return table["ratio of drift"].iloc[1]
+    return str(table["ratio of drift"].iloc[1])
 
 
 @pytest.mark.parametrize(
@@ -197,15 +197,16 @@ PARTS = {
 
 def draw(results: Results) -> dict[str, Figure]:
     with look():
-        return covariate_shift.figures(results)
+        drawn: dict[str, Figure] = covariate_shift.figures(results)
+    return drawn
 
 
 def xs(line: Line2D) -> list[float]:
-    return np.asarray(line.get_xdata(), float).tolist()
+    return [float(x) for x in np.asarray(line.get_xdata(), float)]
 
 
 def ys(line: Line2D) -> list[float]:
-    return np.asarray(line.get_ydata(), float).tolist()
+    return [float(y) for y in np.asarray(line.get_ydata(), float)]
 
 
 def legend_of(figure: Figure) -> list[str]:

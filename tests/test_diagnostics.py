@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
+from bnrepro import diagnostics
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.diagnostics import (
     DIAGNOSTICS,
     LANDSCAPE_STEPS,
     PERCENTILES,
-    Reading,
+    Column,
+    Diagnostic,
     Snapshot,
+    check_columns,
     correct_predictions,
     cosine,
     gradient_norm,
@@ -26,6 +29,7 @@ from bnrepro.diagnostics import (
     unit_percentiles,
     wasserstein,
 )
+from bnrepro.errors import InputError
 from bnrepro.layers import Array, Conv2D, Dense, Flatten, Layer, ReLU, Sigmoid, softmax_cross_entropy, xavier
 from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
 from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
@@ -146,7 +150,8 @@ def numeric_jacobian(pre: Array, weights: Array, slope: float, offset: float) ->
     mean_behind, std_behind = behind.mean(axis=0), behind.std(axis=0)
 
     def z_hat(x_hat: Array) -> Array:
-        return ((slope * (mean + std * x_hat) + offset) @ weights - mean_behind) / std_behind
+        z: Array = ((slope * (mean + std * x_hat) + offset) @ weights - mean_behind) / std_behind
+        return z
 
     at = np.random.default_rng(1).standard_normal(len(std))
     return np.array([(z_hat(at + step) - z_hat(at - step)) / 2 for step in np.eye(len(std))])
@@ -271,7 +276,7 @@ def take(
     params = plus(params, tree_like(params, rng, 0.3))
     memory = optimizer.init(params)
     for _ in range(2):
-        optimizer.update(copy_tree(params), tree_like(params, rng, 0.1), memory, np.ones(3, dtype))
+        optimizer.update(copy_tree(params), tree_like(params, rng, 0.1), memory, np.ones(3, dtype), network.weights)
     empty: Any = {}
     before = measured(
         Snapshot(
@@ -306,13 +311,9 @@ def alone(s: Snapshot) -> Iterator[tuple[int, Snapshot]]:
         yield r, select(s, [r])
 
 
-def read(name: str, s: Snapshot) -> Reading:
+def read(name: str, s: Snapshot) -> dict[str, Array]:
     with as_in_training():
-        return DIAGNOSTICS[name](s)
-
-
-def columns(reading: Reading) -> dict[str, Array]:
-    return {**reading.curve, **reading.layers, **reading.units}
+        return {column.name: values for column, values in diagnostics.read(name, DIAGNOSTICS[name], s)}
 
 
 def weight_layers(s: Snapshot) -> list[str]:
@@ -341,11 +342,70 @@ def test_every_entry_has_its_columns_in_their_shapes() -> None:
         for s in (take(network), replace(take(network), before=None), select(take(network), [1])):
             runs = len(s.lr)
             for name in DIAGNOSTICS:
-                reading, depth = read(name, s), nonlinearities + (name == "covariate_shift")
-                assert {k: v.shape for k, v in reading.curve.items()} == dict.fromkeys(curve.get(name, ()), (runs,))
-                assert {k: v.shape for k, v in reading.layers.items()} == dict.fromkeys(layers[name], (runs, depth))
-                found = {k: v.shape for k, v in reading.units.items()}
-                assert found == (dict.fromkeys(("p15", "p50", "p85"), (runs, units)) if name == "units" else {})
+                depth = nonlinearities + (name == "covariate_shift")
+                expected = dict.fromkeys(curve.get(name, ()), (runs,)) | dict.fromkeys(layers[name], (runs, depth))
+                expected |= dict.fromkeys(("p15", "p50", "p85"), (runs, units)) if name == "units" else {}
+                assert {k: v.shape for k, v in read(name, s).items()} == expected
+
+
+# Columns
+
+
+def declares(*columns: Column) -> Diagnostic:
+    return Diagnostic(columns, lambda snapshot: {})
+
+
+@pytest.mark.parametrize(
+    ("diagnostics", "problem"),
+    [
+        ({"mine.x": [Column("train_loss", "run", "")]}, "mine.x: column train_loss of each run is every run's already"),
+        ({"mine.x": [Column("Test_Accuracy", "run", "")]}, "mine.x: column Test_Accuracy of each run is every run's"),
+        ({"mine.x": [Column("step", "layer", "")]}, "mine.x: column step of each layer is every table's already"),
+        ({"mine.x": [Column("run_id", "unit", "")]}, "mine.x: column run_id of each unit is every table's already"),
+        ({"mine.x": [Column("lr", "run", "")]}, "mine.x: column lr of each run is every table's already"),
+        (
+            {"mine.x": [Column("a", "run", "")], "mine.y": [Column("A", "run", "")]},
+            "mine.y: column A of each run is mine.x's already",
+        ),
+        ({"mine.x": [Column("a", "run", ""), Column("a", "run", "")]}, "mine.x: column a of each run is mine.x's"),
+        ({"mine.x": [Column("a b", "run", "")]}, "mine.x: column 'a b' must be ASCII letters, digits and _"),
+        ({"mine.x": [Column('a"', "run", "")]}, "mine.x: column 'a\"' must be"),
+        ({"mine.x": [Column("", "run", "")]}, "mine.x: column '' must be"),
+        ({"mine.x": [Column("é", "run", "")]}, "mine.x: column 'é' must be"),
+    ],
+)
+def test_columns_that_clash_or_cannot_be_stored_are_refused(diagnostics: dict[str, list[Column]], problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        check_columns({name: declares(*columns) for name, columns in diagnostics.items()}, taken=["lr"])
+    assert str(error.value).startswith(f"diagnostics={problem}")
+
+
+def test_columns_of_other_levels_do_not_clash() -> None:
+    check_columns(DIAGNOSTICS, taken=["lr"])
+    check_columns({"mine.x": declares(Column("a", "run", ""), Column("a", "layer", ""), Column("a", "unit", ""))})
+
+
+@pytest.mark.parametrize(
+    ("column", "shape", "problem"),
+    [
+        (Column("a", "run", ""), (3, 1), "column a has shape (3, 1); of each run it must be (3,)"),
+        (Column("a", "run", ""), (), "column a has shape (); of each run it must be (3,)"),
+        (Column("a", "layer", ""), (3,), "column a has shape (3,); of each layer it must be (3, 3) or (3, 4)"),
+        (Column("a", "layer", ""), (3, 5), "column a has shape (3, 5); of each layer it must be (3, 3) or (3, 4)"),
+        (Column("a", "unit", ""), (3, 5), "column a has shape (3, 5); of each unit it must be (3, 6)"),
+        (Column("b", "run", ""), (3,), "gives the columns a; it declares b"),
+    ],
+)
+def test_what_a_diagnostic_gives_is_what_it_declares(column: Column, shape: tuple[int, ...], problem: str) -> None:
+    diagnostic = Diagnostic((column,), lambda snapshot: {"a": np.zeros(shape)})
+    with pytest.raises(InputError) as error:
+        list(diagnostics.read("mine.x", diagnostic, take(NETWORKS["relu"])))
+    assert str(error.value) == f"diagnostics=mine.x: {problem}"
+
+
+def test_the_label_of_an_axis_has_the_unit_in_brackets() -> None:
+    assert Column("a", "run", "loss", "nats").label == "loss (nats)"
+    assert Column("a", "run", "accuracy").label == "accuracy"
 
 
 SIZES = {name: (network, 4) for name, network in NETWORKS.items()}
@@ -357,9 +417,9 @@ for name, normalisation in {"paper": None, "paper, batch norm": BatchNorm}.items
 @each_diagnostic
 def test_a_run_alone_reads_the_bits_of_the_run_in_a_group(network: Network, diagnostic: str, side: int) -> None:
     s = take(network, OPTIMIZERS["momentum"], np.float32, side)
-    together = columns(read(diagnostic, s))
+    together = read(diagnostic, s)
     for r, own in alone(s):
-        for name, value in columns(read(diagnostic, own)).items():
+        for name, value in read(diagnostic, own).items():
             assert value.tobytes() == together[name][[r]].tobytes(), name
 
 
@@ -369,7 +429,7 @@ def test_a_run_alone_reads_the_bits_of_the_run_in_a_group(network: Network, diag
 def test_a_diagnostic_changes_nothing_it_is_given(network: Network, optimizer: Optimizer, diagnostic: str) -> None:
     s = take(network, optimizer)
     before = [a.tobytes() for a in arrays_of(s)]
-    first, again = columns(read(diagnostic, s)), columns(read(diagnostic, s))  # writing into s would raise
+    first, again = read(diagnostic, s), read(diagnostic, s)  # writing into s would raise
     assert [a.tobytes() for a in arrays_of(s)] == before
     assert {name: v.tobytes() for name, v in first.items()} == {name: v.tobytes() for name, v in again.items()}
 
@@ -386,15 +446,15 @@ def test_a_diverging_run_raises_nothing_and_leaves_the_others_alone(
         params[name]["W"][1] = value
     with as_in_training():
         spoilt = measured(s, params=params)
-    healthy = columns(read(diagnostic, s))
-    for name, column in columns(read(diagnostic, spoilt)).items():
+    healthy = read(diagnostic, s)
+    for name, column in read(diagnostic, spoilt).items():
         assert column[[0, 2]].tobytes() == healthy[name][[0, 2]].tobytes(), name
 
 
 @each_network
 def test_percentiles_and_units_equal_those_of_numpy_run_by_run(network: Network) -> None:
     s = take(network)
-    layers, units = read("percentiles", s).layers, read("units", s).units
+    layers, units = read("percentiles", s), read("units", s)
     for q in PERCENTILES:
         for r in range(3):
             for i, tap in enumerate(s.taps.values()):
@@ -408,7 +468,7 @@ def test_percentiles_and_units_equal_those_of_numpy_run_by_run(network: Network)
 def test_inactive_counts_saturated_outputs_and_dead_units(network: Network) -> None:
     s = take(network)
     s = replace(s, taps={name: 4 * tap - 3 for name, tap in s.taps.items()})  # so that there are some
-    result = read("inactive", s).layers["inactive"]
+    result = read("inactive", s)["inactive"]
     for i, (name, tap) in enumerate(s.taps.items()):
         for r in range(3):
             x = tap[r].reshape(len(tap[r]), -1)
@@ -423,13 +483,13 @@ def test_inactive_counts_saturated_outputs_and_dead_units(network: Network) -> N
 @each_network
 def test_gradients_are_the_norms_of_the_weights_before_each_nonlinearity(network: Network) -> None:
     s = take(network)
-    reading = read("gradients", s)
+    found = read("gradients", s)
     *hidden, logits = weight_layers(s)
     assert logits == "logits"
     for r in range(3):
         expected = [math.sqrt(sum(v * v for v in s.grads[name]["W"][r].flat)) for name in hidden]
-        np.testing.assert_allclose(reading.layers["gradient_norm"][r], expected, rtol=1e-13)
-        np.testing.assert_allclose(reading.curve["gradient_ratio"][r], expected[0] / expected[-1], rtol=1e-13)
+        np.testing.assert_allclose(found["gradient_norm"][r], expected, rtol=1e-13)
+        np.testing.assert_allclose(found["gradient_ratio"][r], expected[0] / expected[-1], rtol=1e-13)
 
 
 def slow_drift(s: Snapshot) -> dict[str, Array]:
@@ -462,7 +522,7 @@ def test_drift_is_the_mean_over_units_of_what_scipy_finds(network: Network) -> N
     s = take(network)
     expected = slow_drift(s)
     assert all((value > 0).all() for value in expected.values())
-    assert_columns(columns(read("drift", s)), expected)
+    assert_columns(read("drift", s), expected)
 
 
 @pytest.mark.parametrize("when", ["taps", "before"])
@@ -478,14 +538,14 @@ def test_drift_leaves_out_units_that_do_not_vary(when: str, value: float) -> Non
     expected = slow_drift(s)
     for column in expected.values():
         assert np.argwhere(np.isnan(column)).tolist() == [[2, 2]]
-    assert_columns(columns(read("drift", s)), expected)
+    assert_columns(read("drift", s), expected)
 
 
 def test_drift_is_nan_at_the_first_measurement_and_zero_where_nothing_moved() -> None:
     s = take(NETWORKS["relu"])
-    for column in columns(read("drift", replace(s, before=None))).values():
+    for column in read("drift", replace(s, before=None)).values():
         np.testing.assert_array_equal(column, np.full((3, 3), np.nan))
-    for column in columns(read("drift", replace(s, before=s.taps))).values():
+    for column in read("drift", replace(s, before=s.taps)).values():
         np.testing.assert_array_equal(column, np.zeros((3, 3)))
 
 
@@ -493,7 +553,7 @@ def test_drift_of_a_hand_worked_shift_and_stretch() -> None:
     # From ±1 to 3 ± e: by 3 in the mean, by 1 in log σ; the halves by 3 ± (e − 1), the same way, so by 3 on average.
     s, sign = take(mlp([2], 3, xavier, ReLU, None)), np.tile([[1.0], [-1.0]], (3, 8, 2))
     s = replace(s, taps={"nonlinearity1": 5 * (3 + math.e * sign)}, before={"nonlinearity1": 5 * sign})
-    found = columns(read("drift", s))
+    found = read("drift", s)
     for name, expected in {"drift_wasserstein": 3, "drift_mean": 3, "drift_std": 1}.items():
         np.testing.assert_allclose(found[name], np.full((3, 1), expected), rtol=1e-14)
 
@@ -534,7 +594,7 @@ def test_covariate_shift_is_definition_2_1(network: Network, optimizer: Optimize
             after = gradient_at(own, mixed)[1][name]["W"].ravel()
             norms[r, i] = np.linalg.norm(before - after)
             cosines[r, i] = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
-    found = columns(read("covariate_shift", s))
+    found = read("covariate_shift", s)
     assert_columns(found, {"shift_norm": norms, "shift_cosine": cosines}, 1e-9)
     assert (found["shift_norm"][:, 0] == 0).all()
     np.testing.assert_allclose(found["shift_cosine"][:, 0], 1, rtol=1e-15)
@@ -581,17 +641,17 @@ def test_jacobian_is_of_each_nonlinearity_and_the_weights_behind_it(network: Net
         values = np.linalg.svd(slow_jacobian(s, r, f"nonlinearity{i + 1}", f"dense{i + 2}"), compute_uv=False)
         expected[:, r, i] = values.min(), np.median(values), values.max()
     names = ("jacobian_min", "jacobian_median", "jacobian_max")
-    assert_columns(columns(read("jacobian", s)), dict(zip(names, expected, strict=True)), 1e-10)
+    assert_columns(read("jacobian", s), dict(zip(names, expected, strict=True)), 1e-10)
 
 
 def test_jacobian_is_nan_where_the_layers_between_are_not_fully_connected() -> None:
-    for column in columns(read("jacobian", take(NETWORKS["cnn"]))).values():
+    for column in read("jacobian", take(NETWORKS["cnn"])).values():
         np.testing.assert_array_equal(column, np.full((3, 2), np.nan))
     mixed: dict[str, Layer] = {"conv": Conv2D(2, 3, xavier), "relu1": ReLU(), "flatten": Flatten()}
     mixed |= {"dense2": Dense(5, xavier), "relu2": ReLU(), "dense3": Dense(4, xavier), "relu3": ReLU()}
     s = take(Network({**mixed, "logits": Dense(3, xavier)}))
     expected = [np.linalg.svd(slow_jacobian(s, r, "relu2", "dense3"), compute_uv=False) for r in range(3)]
-    found = columns(read("jacobian", s))
+    found = read("jacobian", s)
     for column in found.values():
         assert np.isnan(column).tolist() == [[True, False, True]] * 3
     np.testing.assert_allclose(found["jacobian_max"][:, 1], [v[0] for v in expected], rtol=1e-12)
@@ -607,12 +667,12 @@ def test_with_batch_norm_the_scale_of_the_weights_is_nothing_to_the_jacobian(
     s = take(mlp([5, 4, 6], 3, xavier, activation, lambda: BatchNorm(eps=0)))
     scaled = copy_tree(s.params)
     scaled["dense2"]["W"] *= factors
-    found = columns(read("jacobian", measured(s, params=scaled)))
-    assert_columns(found, columns(read("jacobian", s)), 1e-10)
+    found = read("jacobian", measured(s, params=scaled))
+    assert_columns(found, read("jacobian", s), 1e-10)
     without = take(NETWORKS["sigmoid"])
     scaled = copy_tree(without.params)
     scaled["dense2"]["W"] *= factors
-    after, before = (columns(read("jacobian", t))["jacobian_max"] for t in (measured(without, params=scaled), without))
+    after, before = (read("jacobian", t)["jacobian_max"] for t in (measured(without, params=scaled), without))
     assert (np.abs(after[:, 1] / before[:, 1] - 1) > 1e-3).all()
 
 
@@ -633,7 +693,7 @@ def test_landscape_is_the_range_over_steps_along_the_gradient(network: Network, 
             smoothness.append(changes[-1] / norm(step))
         rows.append([min(losses), max(losses), min(changes), max(changes), max(smoothness)])
     names = [f"landscape_{n}" for n in ("loss_min", "loss_max", "gradient_min", "gradient_max", "smoothness")]
-    assert_columns(columns(read("landscape", s)), dict(zip(names, np.transpose(rows), strict=True)), 1e-9)
+    assert_columns(read("landscape", s), dict(zip(names, np.transpose(rows), strict=True)), 1e-9)
 
 
 def scaled(tree: Params, factor: float) -> Params:
@@ -643,7 +703,7 @@ def scaled(tree: Params, factor: float) -> Params:
 @pytest.mark.parametrize("network", [NETWORKS["sigmoid"], NETWORKS["sigmoid, batch norm"], NETWORKS["cnn, batch norm"]])
 def test_smoothness_at_a_tiny_rate_is_the_curvature_along_the_gradient(network: Network) -> None:
     s = replace(take(network), lr=np.array([1e-6, 1e-5, 2e-5]))
-    found = columns(read("landscape", s))
+    found = read("landscape", s)
     for r, own in alone(s):
         loss, g = gradient_at(own, own.params)
         above, below = (gradient_at(own, plus(own.params, scaled(g, eps)))[1] for eps in (1e-4, -1e-4))

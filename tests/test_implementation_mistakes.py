@@ -83,7 +83,8 @@ def test_outside_gradient_takes_mean_and_variance_for_constants(x: Array, dy: Ar
     mean, std = x.mean(axis=axes, keepdims=True), np.sqrt(x.var(axis=axes, keepdims=True) + 0.1)
 
     def frozen(at: Arrays) -> Array:
-        return at["gamma"] * (at["x"] + at["b"] - mean) / std + at["beta"]
+        y: Array = at["gamma"] * (at["x"] + at["b"] - mean) / std + at["beta"]
+        return y
 
     assert_gradients(frozen, params | {"x": x}, dy, grads | {"x": dx})
 
@@ -123,7 +124,7 @@ def test_score_and_figure_of_a_stored_sweep_with_a_diverged_run(tmp_path: Path) 
     blank = {"test_accuracy": 0.5, "gradient_norm": 1.0}
     rows = [row | blank for row in curve]
     store.add(RunResult(run, test_accuracy=0.8 + 0.1 * run.seed, curves=rows) for run in runs[1:])
-    store.add([RunResult(runs[0], "diverged", diverged_at=2, curves=rows[:1])])
+    store.add([RunResult(runs[0], status="diverged", diverged_at=2, curves=rows[:1])])
     table = experiment.score(store.load())
     assert table.index.tolist() == list(experiment.TITLES.values())
     assert table.loc["right", "test accuracy, m = 4"] == "1 of 2 diverged"

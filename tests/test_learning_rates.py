@@ -129,7 +129,8 @@ def arm_of(steps: Sequence[int | None], final: float = 0.9, lr: float = 0.1, **c
 
 
 def tables_of(runs: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    return learning_rates.tables(results_of(runs))
+    tables: dict[str, pd.DataFrame] = learning_rates.tables(results_of(runs))
+    return tables
 
 
 def test_steps_to_accuracy_by_hand() -> None:

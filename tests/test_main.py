@@ -21,7 +21,8 @@ import bnrepro
 from bnrepro import __main__ as command_line
 from bnrepro import config, sweep
 from bnrepro.config import ROOT
-from bnrepro.data import IDX_FILES, Dataset
+from bnrepro.data import Dataset
+from bnrepro.datasets import IDX_FILES
 from bnrepro.store import FILE, RunResult
 from bnrepro.sweep import train_group
 
@@ -321,7 +322,7 @@ def test_runs_of_other_code_are_named_and_trained_again(
     call: Callable[..., Ended], here: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(config, "_digest_of_code", lambda names: "0123456789abcdef")
+        patched.setattr(config, "code_digest", lambda names: "0123456789abcdef")
         call("+sweep", *SMALL)
     wider = [*SMALL[:-1], "sweep.grid.seed=[0,1]"]
     redrawn = call(*wider, script=SCRIPT)

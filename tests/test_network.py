@@ -1,6 +1,6 @@
 """Whole networks: gradients, taps, what backward is spared, and the run axis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,11 @@ each_activation = pytest.mark.parametrize("activation", [Sigmoid, ReLU])
 each_norm = pytest.mark.parametrize("norm", [None, BatchNorm], ids=["no norm", "batch norm"])
 each_mode = pytest.mark.parametrize("train", [True, False], ids=["train", "inference"])
 Make = Callable[[], Layer]
+
+
+def asking() -> Layer:
+    """A norm that asks for population statistics."""
+    return BatchNorm(inference="population")
 
 
 @dataclass
@@ -135,7 +140,7 @@ def test_taps_receive_what_enters_each_nonlinearity_in_order(activation: Make, n
     np.testing.assert_array_equal(logits, x)
     types: list[Any] = [type(layer) for layer in s.network.nonlinearities.values()]
     assert types == [activation, activation]
-    assert s.network.weights_before("nonlinearity2", s.params) == "dense2"
+    assert s.network.weights_before("nonlinearity2") == "dense2"
 
 
 @each_norm
@@ -159,11 +164,11 @@ def test_only_training_gives_a_new_state() -> None:
 
 
 @dataclass
-class Spy:
+class Spy(Layer):
     """A layer that notes how its backward is called."""
 
     layer: Layer
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[bool] = field(default_factory=list)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
         return self.layer.init(rng, in_shape)
@@ -171,9 +176,9 @@ class Spy:
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         y, state, backward = self.layer.forward(params, state, x, train=train)
 
-        def spied(dy: Array, **options: Any) -> tuple[Any, Arrays]:
-            self.calls.append(options)
-            return backward(dy, **options)
+        def spied(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
+            self.calls.append(need_dx)
+            return backward(dy, need_dx=need_dx)
 
         return y, state, spied
 
@@ -192,7 +197,7 @@ def test_backward_stops_at_the_first_layer_with_parameters_and_computes_no_gradi
     logits, _, backward = network.forward(params, state, x, train=True)
     grads = backward(logits)
     calls = {name: spy.calls for name, spy in spies.items()}
-    assert calls == {"flatten": [], "sigmoid": [], "first": [{"need_dx": False}], "norm": [{}], "last": [{}]}
+    assert calls == {"flatten": [], "sigmoid": [], "first": [False], "norm": [True], "last": [True]}
     assert set(flat(grads)) == set(flat(params))
 
 
@@ -273,9 +278,7 @@ def test_cnn_stacks_convolution_norm_nonlinearity_and_pooling(norm: Make | None,
     assert ("b" in params["conv1"]) == (norm is None)
 
 
-@pytest.mark.parametrize(
-    "network", [mlp([5, 4], 3, xavier, Sigmoid, BatchNorm), cnn([2, 3], 3, 3, xavier, ReLU, BatchNorm)]
-)
+@pytest.mark.parametrize("network", [mlp([5, 4], 3, xavier, Sigmoid, asking), cnn([2, 3], 3, 3, xavier, ReLU, asking)])
 def test_population_statistics_equal_brute_force_over_the_whole_training_set(network: Network) -> None:
     rng = np.random.default_rng(0)
     training_set = rng.standard_normal((12, 10, 1, 4, 4))  # 12 mini-batches of 10
@@ -300,10 +303,13 @@ def test_population_statistics_equal_brute_force_over_the_whole_training_set(net
         np.testing.assert_allclose(found[name]["var"], np.mean(variances, axis=0), rtol=1e-12)
 
 
-def test_population_statistics_are_needed_only_where_a_layer_asks_for_them() -> None:
-    def network(**options: Any) -> Network:
-        return mlp([4], 3, xavier, ReLU, lambda: BatchNorm(**options))
+def never() -> Iterator[Array]:
+    raise AssertionError("a mini-batch was drawn")
+    yield
 
-    assert network(inference="population").needs_population_statistics
-    assert not network().needs_population_statistics
-    assert not mlp([4], 3, xavier, ReLU, None).needs_population_statistics
+
+@pytest.mark.parametrize("norm", [None, BatchNorm, lambda: BatchNorm(inference="batch")])
+def test_no_mini_batch_is_drawn_where_no_layer_asks_for_population_statistics(norm: Make | None) -> None:
+    network = mlp([4], 3, xavier, ReLU, norm)
+    params, state = (stack_runs([tree], np.dtype(float)) for tree in network.init(np.random.default_rng(0), (1, 2, 3)))
+    assert network.with_population_statistics(params, state, never()) is state

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -27,17 +28,18 @@ import bnrepro
 from bnrepro import store as module
 from bnrepro.config import RunConfig
 from bnrepro.errors import InputError
+from bnrepro.provenance import environment, software
+from bnrepro.recipe import Status
 from bnrepro.store import (
     APPLICATION_ID,
     CLAIM_SECONDS,
     FILE,
+    MIGRATIONS,
     SCHEMA_VERSION,
     Results,
     RunResult,
     Store,
-    environment,
     load,
-    software,
 )
 
 REQUIRED = {
@@ -315,6 +317,75 @@ def test_a_whole_store_is_loaded_as_last_stored_and_says_if_that_mixes_code(
     assert load(store.path).runs["code"].tolist() == ["new", "new"]  # without a warning, which would be an error
 
 
+# Stores of an earlier schema
+
+
+WITH_OPTIONS = {"model.norm": "batch", "model.norm_options": {"eps": 1e-3}}
+OLD_RUNS: list[dict[str, Any]] = [
+    {},
+    {"model.norm": "batch"},
+    WITH_OPTIONS,
+    {"model.norm": "bnrepro.batchnorm.BatchNorm"},
+]
+
+
+@pytest.fixture
+def old_store(store: Store) -> Path:
+    """The file of a store as schema 2 had it: ids are digests of all settings, with the norm's own defaults."""
+    store.add(RunResult(a_run(changes), curves=[{"step": 0, "train_loss": 0.5}]) for changes in OLD_RUNS)
+    for run_id, config in query(store.path, "SELECT run_id, config FROM runs"):
+        old = hashlib.sha256(config.encode()).hexdigest()[:16]
+        query(store.path, f"UPDATE runs SET run_id = '{old}' WHERE run_id = '{run_id}'")
+    query(store.path, "PRAGMA user_version = 2")
+    return store.path
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_store_of_the_schema_before_is_migrated_on_opening(old_store: Path, create: bool) -> None:
+    before = query(old_store, "SELECT run, status, config, code FROM runs ORDER BY run")
+    runs = [a_run(changes) for changes in OLD_RUNS]
+    store = Store(old_store.parent, create=create)
+    assert store.finished() == {(run.run_id, run.code) for run in runs}
+    assert len(store.load(runs).curves) == len(runs)
+    assert query(old_store, "SELECT run, status, config, code FROM runs ORDER BY run") == before
+    assert query(old_store, "PRAGMA user_version") == [(3,)]
+    assert [path.name for path in old_store.parent.iterdir()] == [FILE]
+    assert Store(old_store.parent).finished() == store.finished()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was_and_a_copy_beside_it(
+    old_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "SELECT * FROM runs ORDER BY run"
+    before = query(old_store, rows)
+
+    def halfway(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE runs SET run_id = run_id || 'x'")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(MIGRATIONS, 2, halfway)
+        with pytest.raises(InputError, match=r"can't be used as a store of runs \(disk I/O error\)"):
+            Store(old_store.parent)
+    kept = old_store.with_name(f"{FILE}.schema2")
+    for file in (old_store, kept):
+        assert query(file, rows) == before
+        assert query(file, "PRAGMA user_version") == [(2,)]
+    assert Store(old_store.parent).finished() == {(run.run_id, run.code) for run in map(a_run, OLD_RUNS)}
+    assert not kept.exists()
+
+
+def test_a_store_migrated_by_many_at_once_is_migrated_once(old_store: Path) -> None:
+    in_threads(4, lambda i: Store(old_store.parent))
+    assert Store(old_store.parent).finished() == {(run.run_id, run.code) for run in map(a_run, OLD_RUNS)}
+
+
+def test_an_old_store_that_cannot_be_written_is_named(old_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"of schema 2, and can't be written to be brought to 3$"):
+        Store(old_store.parent)
+
+
 def test_a_class_by_its_import_path_is_no_other_version_of_the_code(store: Store) -> None:
     mistake = a_run({"model.norm": "experiments.implementation_mistakes.BiasedVariance"})
     assert mistake.code != a_run().code
@@ -410,8 +481,8 @@ def test_what_one_has_claimed_another_does_not_get(store: Store, wanted: list[Ru
 
 
 def test_what_is_finished_is_not_claimed_unless_asked(store: Store, wanted: list[RunConfig]) -> None:
-    statuses = ("done", "diverged", "failed")
-    store.add(RunResult(run, status) for run, status in zip(wanted, statuses, strict=True))
+    statuses: tuple[Status, ...] = ("done", "diverged", "failed")
+    store.add(RunResult(run, status=status) for run, status in zip(wanted, statuses, strict=True))
     assert store.claim(wanted, "a") == [wanted[2]]
     assert store.claim(wanted, "b", replace=True) == wanted[:2]
 
@@ -426,9 +497,9 @@ def test_what_other_code_has_finished_or_claimed_is_free(
 
 
 @pytest.mark.parametrize("status", ["done", "failed"])
-def test_what_is_stored_is_no_longer_claimed(store: Store, wanted: list[RunConfig], status: str) -> None:
+def test_what_is_stored_is_no_longer_claimed(store: Store, wanted: list[RunConfig], status: Status) -> None:
     store.claim(wanted, "a")
-    store.add([RunResult(wanted[0], status)])
+    store.add([RunResult(wanted[0], status=status)])
     assert query(store.path, "SELECT count(*) FROM claims") == [(2,)]
     assert store.claim(wanted, "b") == ([] if status == "done" else wanted[:1])
 
@@ -726,10 +797,10 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's database": (a_foreign_database, "not a store of bnrepro"),
     "another application id": (lambda file: a_foreign_database(file, 1), "not a store of bnrepro"),
     "an older schema": (
-        lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION - 1),
-        r"schema 1, this version of bnrepro reads and writes 2; name another results_dir$",
+        lambda file: a_foreign_database(file, APPLICATION_ID, 1),
+        r"schema 1, this version of bnrepro reads and writes 3; name another results_dir$",
     ),
-    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 3, "),
+    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 4, "),
     "garbage": (lambda file: file.write_bytes(bytes(range(256)) * 40), "not a database"),
     "text": (lambda file: file.write_text("run_id,lr\n"), "not a database"),
     "half of a store": (lambda file: a_truncated_store(file, 0.5), "malformed"),
@@ -794,16 +865,3 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with pytest.raises(InputError, match="unable to open database file"):
         Store(tmp_path, create=True)
-
-
-# Provenance
-
-
-def test_provenance_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    software.cache_clear()
-    try:
-        assert software()["git_commit"] is None
-        assert software()["bnrepro"]
-    finally:
-        software.cache_clear()

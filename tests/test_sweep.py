@@ -18,8 +18,11 @@ from runs import a_run, assert_same_results, dataframes, query, settings, write_
 from bnrepro import sweep
 from bnrepro.config import Compute, RunConfig
 from bnrepro.data import Dataset
-from bnrepro.diagnostics import Reading, Snapshot
+from bnrepro.diagnostics import Diagnostic, Snapshot, measures
 from bnrepro.errors import InputError
+from bnrepro.layers import Array
+from bnrepro.recipe import Status
+from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
 
@@ -47,13 +50,18 @@ def train_all(
     return store, reports.groups
 
 
+def setting(run: RunConfig, key: str) -> Any:
+    """The value of a dotted key among the settings of a run."""
+    return dict(flatten(run.to_dict()))[key]
+
+
 # Grids
 
 
 def test_a_grid_is_every_combination_with_the_first_key_slowest() -> None:
     grid = {"model": {"norm": ["none", "batch"]}, "optimizer": {"lr": [1, 0.1]}, "seed": [0, 1]}
     runs = expand(settings({"train.steps": 5}), grid)
-    made = [(run.model.value.norm, run.lr, run.seed) for run in runs]
+    made = [(setting(run, "model.norm"), run.lr, run.seed) for run in runs]
     assert made == list(itertools.product(["none", "batch"], [1, 0.1], [0, 1]))
     assert {run.train.steps for run in runs} == {5}
     assert {type(run.lr) for run in runs} == {float}
@@ -68,9 +76,9 @@ def test_a_value_of_the_grid_wins_over_the_base_at_any_depth() -> None:
     base = settings({"model.norm": "batch"})
     before = repr(base)
     runs = expand(base, grid)
-    assert [run.model.value.hidden for run in runs] == [[4], [4, 4]]
-    assert {(r.model.value.init.std, r.train.steps, r.dataset.value.binarize) for r in runs} == {(0.5, 7, True)}
-    assert {run.model.value.norm for run in runs} == {"batch"}
+    assert [setting(run, "model.hidden") for run in runs] == [[4], [4, 4]]
+    keys = ("model.init.std", "train.steps", "dataset.binarize", "model.norm")
+    assert {tuple(setting(run, key) for key in keys) for run in runs} == {(0.5, 7, True, "batch")}
     assert repr(base) == before
 
 
@@ -169,7 +177,7 @@ def test_sizes_of_groups(count: int, workers: int, size: int | None, sizes: list
 def test_what_takes_longest_is_trained_first() -> None:
     grid = {"model": {"norm": ["none", "batch"]}, "train": {"steps": [10, 20]}, "optimizer": {"lr": [1.0, 2.0, 3.0]}}
     groups = form_groups(expand(settings(), grid), workers=1, group_size=2)
-    order = [(group[0].train.steps, len(group), group[0].model.value.norm) for group in groups]
+    order = [(group[0].train.steps, len(group), setting(group[0], "model.norm")) for group in groups]
     assert order == [(s, n, norm) for s in (20, 10) for n in (2, 1) for norm in ("batch", "none")]
 
 
@@ -247,13 +255,14 @@ def test_an_exception_makes_a_run_failed_with_its_traceback(digits: Dataset, bro
         assert result.test_accuracy is None
 
 
-def raising_at_a_rate(rate: float) -> Callable[[Snapshot], Reading]:
+def raising_at_a_rate(rate: float) -> Diagnostic:
     """A diagnostic that raises for a group with a run at this rate."""
 
-    def diagnostic(snapshot: Snapshot) -> Reading:
+    @measures()
+    def diagnostic(snapshot: Snapshot) -> dict[str, Array]:
         if rate in snapshot.lr:
             raise ArithmeticError(f"the rate {rate} is not to my taste")
-        return Reading()
+        return {}
 
     return diagnostic
 
@@ -263,8 +272,8 @@ def test_only_the_run_that_raises_fails_and_its_neighbours_do_not_notice(
 ) -> None:
     runs = [a_run({"optimizer.lr": lr, "seed": seed, "model.norm": "batch"}) for lr in (0.5, 0.25) for seed in (0, 1)]
     expected = train_group(runs, digits)
-    own = RunConfig.diagnostic_functions
-    monkeypatch.setattr(RunConfig, "diagnostic_functions", lambda run: [*own(run), raising_at_a_rate(0.25)])
+    own = RunConfig.measured
+    monkeypatch.setattr(RunConfig, "measured", lambda run: own(run) | {"raising": raising_at_a_rate(0.25)})
     results = train_group(runs, digits)
     assert [result.config for result in results] == runs
     assert [result.status for result in results] == ["done", "done", "failed", "failed"]
@@ -561,7 +570,7 @@ def test_each_data_set_is_loaded_once(tmp_path: Path) -> None:
 # Progress
 
 
-def ended(*statuses: str) -> list[RunResult]:
+def ended(*statuses: Status) -> list[RunResult]:
     return [RunResult(a_run(), status=status) for status in statuses]
 
 
@@ -576,7 +585,7 @@ def test_progress_is_plain_lines_without_a_terminal(
         ended("done", "done"),
         ended("failed"),
         ended("done", "diverged"),
-        ended(*["done"] * 4),
+        ended("done", "done", "done", "done"),
     ):
         progress(results)
     out, err = capsys.readouterr()

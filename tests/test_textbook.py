@@ -9,7 +9,7 @@ import pytest
 
 from bnrepro import BatchNormalization
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Digits
+from bnrepro.datasets import Digits
 
 
 class Affine:

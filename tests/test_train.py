@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,18 @@ from bnrepro.data import Dataset, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
 from bnrepro.layers import Array, Arrays, Backward, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
 from bnrepro.network import Network, cnn, mlp, stack_runs
-from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, Params, StepDecay
-from bnrepro.train import Diverged, Event, Finished, Measurement, Schedule, evaluate, train
+from bnrepro.optim import (
+    SGD,
+    Adagrad,
+    Constant,
+    ExponentialDecay,
+    LearningRateSchedule,
+    Momentum,
+    Optimizer,
+    Params,
+    StepDecay,
+)
+from bnrepro.train import Diverged, Event, Finished, Measurement, Schedule, Specification, evaluate, train
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {"sigmoid": Sigmoid, "relu": ReLU}
 NORMS: dict[str, Callable[[], Layer] | None] = {
@@ -38,7 +48,7 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 CONSTANT = Constant()
-DEFAULT = tuple(DIAGNOSTICS[name] for name in ("percentiles", "inactive", "gradients"))
+DEFAULT = {name: DIAGNOSTICS[name] for name in ("percentiles", "inactive", "gradients")}
 SCHEDULE = Schedule(steps=25, batch_size=12, measurements=5, probe_examples=40, eval_examples=300)
 
 
@@ -116,8 +126,8 @@ class Group:
     norm: str = "no norm"
     optimizer: str = "sgd"
     schedule: Schedule = SCHEDULE
-    lr_schedule: Callable[[int], float] = CONSTANT
-    diagnostics: Sequence[Diagnostic] = DEFAULT
+    lr_schedule: LearningRateSchedule = CONSTANT
+    diagnostics: Mapping[str, Diagnostic] = field(default_factory=lambda: DEFAULT)
     dtype: Any = np.float32
 
     def network(self, r: int) -> Network:
@@ -125,18 +135,19 @@ class Group:
 
     def events(self, runs: Sequence[int]) -> list[Event]:
         """Train these runs in lock-step."""
-        return list(
-            train(
-                [self.network(r) for r in runs],
-                OPTIMIZERS[self.optimizer],
-                [self.rates[r] for r in runs],
-                [self.seeds[r] for r in runs],
-                DATA,
-                self.schedule,
-                self.lr_schedule,
-                self.diagnostics,
-                self.dtype,
-            )
+        return list(train(self.specification(runs), DATA))
+
+    def specification(self, runs: Sequence[int]) -> Specification:
+        """What training needs to know of these runs."""
+        return Specification(
+            networks=[self.network(r) for r in runs],
+            optimizer=OPTIMIZERS[self.optimizer],
+            learning_rates=[self.rates[r] for r in runs],
+            seeds=[self.seeds[r] for r in runs],
+            schedule=self.schedule,
+            lr_schedule=self.lr_schedule,
+            diagnostics=self.diagnostics,
+            dtype=np.dtype(self.dtype),
         )
 
     def train(self, *chosen: int) -> list[Run]:
@@ -171,14 +182,15 @@ def slow_twin(group: Group, r: int) -> Twin:
             if not (np.isfinite(loss[0]) and loss[0] <= 1000):
                 twin.diverged = step
                 break
-            optimizer.update(params, backward(dlogits), memory, lr * group.lr_schedule(step))
+            optimizer.update(params, backward(dlogits), memory, lr * group.lr_schedule(step), network.weights)
             twin.params.append(copy.deepcopy(params))
             twin.state.append(state)
     return twin
 
 
 def scaled(images: Array, dtype: Any) -> Array:
-    return images * np.dtype(dtype).type(DATA.scale)
+    floats: Array = images * np.dtype(dtype).type(DATA.scale)
+    return floats
 
 
 def slow_accuracy(group: Group, r: int, params: Params, state: Params, chosen: Iterable[int]) -> float:
@@ -189,7 +201,7 @@ def slow_accuracy(group: Group, r: int, params: Params, state: Params, chosen: I
     for n in chosen:
         x = scaled(DATA.test_images[None, [n]], group.dtype)
         logits, _, _ = group.network(r).forward(params, state, x, train=False)
-        correct.append(np.argmax(logits[0, 0]) == DATA.test_labels[n])
+        correct.append(bool(np.argmax(logits[0, 0]) == DATA.test_labels[n]))
     return sum(correct) / len(correct)
 
 
@@ -392,20 +404,21 @@ def initial_weights_and_batches(
     seed: int, rate: float = 0.1, activation: str = "sigmoid", norm: str = "no norm"
 ) -> tuple[list[Array], list[Array]]:
     spy, optimizer = SpyFlatten([]), SpySGD(initial=[], weight_decay=0)
-    network = Network({**Group([seed], [rate], [1.0], activation, norm).network(0).layers, "flatten": spy})
-    list(train([network], optimizer, [rate], [seed], DATA, SCHEDULE, CONSTANT, DEFAULT))
+    group = Group([seed], [rate], [1.0], activation, norm)
+    network = Network({**group.network(0).layers, "flatten": spy})
+    list(train(replace(group.specification([0]), networks=[network], optimizer=optimizer), DATA))
     (params,) = optimizer.initial
     return [layer["W"] for layer in params.values() if "W" in layer], spy.batches
 
 
 def test_each_step_is_told_once_after_what_is_measured_before_it_and_before_its_mini_batch_goes_forward() -> None:
-    spy, told = SpyFlatten([]), list[tuple[int, int]]()
-    network = Network({**Group([0], [0.1], [1.0]).network(0).layers, "flatten": spy})
+    spy, told, group = SpyFlatten([]), list[tuple[int, int]](), Group([0], [0.1], [1.0])
+    network = Network({**group.network(0).layers, "flatten": spy})
 
     def on_step(step: int) -> None:
         told.append((step, len(spy.batches)))
 
-    for event in train([network], SGD(weight_decay=0), [0.1], [0], DATA, SCHEDULE, CONSTANT, (), on_step=on_step):
+    for event in train(replace(group.specification([0]), networks=[network]), DATA, on_step=on_step):
         steps_before = range(SCHEDULE.steps if isinstance(event, Finished) else event.step)
         assert told == [(step, step) for step in steps_before]
 
@@ -426,7 +439,7 @@ def test_each_run_of_a_group_sees_the_mini_batches_of_its_own_seed() -> None:
     spy = SpyFlatten([])
     group = Group([4, 9, 4], [0.1, 1e6, 0.1], [1.0] * 3, "relu")
     networks = [Network({**group.network(r).layers, "flatten": spy}) for r in range(3)]
-    list(train(networks, SGD(weight_decay=0), group.rates, group.seeds, DATA, SCHEDULE, CONSTANT, DEFAULT))
+    list(train(replace(group.specification(range(3)), networks=networks), DATA))
     alone = {seed: initial_weights_and_batches(seed)[1] for seed in (4, 9)}
     for step, x in enumerate(spy.batches):
         seeds = [4, 9, 4] if step < 2 else [4, 4]  # the middle run diverges at step 1
@@ -468,7 +481,7 @@ def test_a_divergence_by_the_last_update_is_seen_though_no_mini_batch_follows() 
 
 @pytest.mark.parametrize("lr_schedule", [StepDecay(every=10, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
 @each_optimizer
-def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: Callable[[int], float]) -> None:
+def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: LearningRateSchedule) -> None:
     group = Group([0, 1], [0.5, 0.1], [1.0, 1.0], optimizer=optimizer, lr_schedule=lr_schedule)
     for r, run in enumerate(group.train()):
         twin = slow_twin(group, r)
@@ -506,8 +519,8 @@ def test_a_rate_too_large_for_float32_diverges_without_a_warning() -> None:
 @each_activation
 @each_norm
 def test_curves_are_the_same_to_the_bit_with_all_diagnostics_on_and_all_off(activation: str, norm: str) -> None:
-    off = Group(DIVERGING.seeds, DIVERGING.rates, DIVERGING.stds, activation, norm, "momentum", diagnostics=())
-    on = replace(off, diagnostics=tuple(DIAGNOSTICS.values()))
+    off = Group(DIVERGING.seeds, DIVERGING.rates, DIVERGING.stds, activation, norm, "momentum", diagnostics={})
+    on = replace(off, diagnostics=DIAGNOSTICS)
     for a, b in zip(off.train(), on.train(), strict=True):
         assert (a.diverged, a.accuracy, list(a.curve)) == (b.diverged, b.accuracy, list(b.curve))
         for step, row in a.curve.items():
@@ -518,7 +531,7 @@ def test_curves_are_the_same_to_the_bit_with_all_diagnostics_on_and_all_off(acti
 
 @each_norm
 def test_all_diagnostics_of_a_run_alone_give_the_bits_of_the_run_in_a_group(norm: str) -> None:
-    group = replace(DIVERGING, norm=norm, diagnostics=tuple(DIAGNOSTICS.values()))
+    group = replace(DIVERGING, norm=norm, diagnostics=DIAGNOSTICS)
     together = group.train()
     for r, run in enumerate(together):
         assert group.train(r)[0].bits() == run.bits()

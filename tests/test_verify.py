@@ -17,7 +17,8 @@ from bnrepro import sweep
 from bnrepro.config import Compute, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.errors import InputError
-from bnrepro.store import FILE, RunResult, Store, environment
+from bnrepro.provenance import environment
+from bnrepro.store import FILE, RunResult, Store
 from bnrepro.sweep import Progress, expand, run_all, train_group
 from bnrepro.verify import TOLERANCE, verify
 
@@ -237,7 +238,7 @@ def test_a_run_that_fails_here_differs_and_says_why(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
-        return [RunResult(run, "failed", error="Traceback\n  ...\nMemoryError: too much\n") for run in runs]
+        return [RunResult(run, status="failed", error="Traceback\n  ...\nMemoryError: too much\n") for run in runs]
 
     monkeypatch.setattr(sweep, "train_group", fail)
     assert not verify(trained, 2, HERE, DIGITS)

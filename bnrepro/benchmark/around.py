@@ -18,8 +18,10 @@ import pandas as pd
 import threadpoolctl
 
 from ..config import MAIN_JOB, Compute, RunConfig, Settings, compose
-from ..data import IDX_FILES, Dataset
-from ..store import Store, environment
+from ..data import Dataset
+from ..datasets import IDX_FILES
+from ..provenance import environment
+from ..store import Store
 from ..sweep import Progress, expand, run_all
 from .contestants import stand_in
 

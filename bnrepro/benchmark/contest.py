@@ -161,9 +161,9 @@ def measuring(turns: int) -> dict[str, float]:
 
 def measuring_share(run: RunConfig, data: Dataset, turns: int) -> float:
     """The share of the time of a group of 8 runs like this one that goes into measuring and evaluating."""
-    model, of = run.model.value, run.train
-    case = Case(math.prod(data.image_shape), model.activation, model.norm, batch=of.batch_size)
-    group = LockStep(case, data, of.probe_examples, of.eval_examples, run.diagnostic_functions())
+    settings, of = run.to_dict()["model"], run.train
+    case = Case(math.prod(data.image_shape), settings["activation"], settings["norm"], batch=of.batch_size)
+    group = LockStep(case, data, of.probe_examples, of.eval_examples, run.measured())
     step, measurement = [], []
     for _ in range(turns):
         begin = time.process_time()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..config import ACTIVATIONS, NORMS
 from ..data import Dataset, minibatches
 from ..diagnostics import Diagnostic
 from ..layers import Array, xavier
 from ..network import Network, mlp
 from ..optim import SGD, Constant
-from ..train import Measurement, Schedule, evenly, train
+from ..recipe import ACTIVATIONS, NORMS
+from ..train import Measurement, Schedule, Specification, evenly, train
 
 ARMS = [(activation, norm) for activation in ("sigmoid", "relu") for norm in ("none", "batch")]
 """Activation and norm of the networks that are trained."""
@@ -63,11 +63,13 @@ class Case:
     @property
     def rates(self) -> list[float]:
         """The learning rate of each run."""
-        return np.geomspace(*RATES, self.runs).tolist()
+        return [float(rate) for rate in np.geomspace(*RATES, self.runs)]
 
     def network(self) -> Network:
         """Make the network, which is the same for all runs."""
-        return mlp(self.dims[1:-1], self.dims[-1], xavier, ACTIVATIONS[self.activation], NORMS[self.norm])
+        return mlp(
+            self.dims[1:-1], self.dims[-1], xavier, ACTIVATIONS.entries[self.activation], NORMS.entries[self.norm]
+        )
 
 
 @functools.cache
@@ -157,21 +159,25 @@ class LockStep(Contestant):
         data: Dataset | None = None,
         probe_examples: int = PROBE_EXAMPLES,
         eval_examples: int = 1,
-        diagnostics: Sequence[Diagnostic] = (),
+        diagnostics: Mapping[str, Diagnostic] | None = None,
     ) -> None:
         """Begin to train, on the stand-in unless there are ``data``; what is measured is as little as can be."""
         super().__init__(case)
         self.begun: list[float] = []
         """Processor time at the beginning of each step of the turn."""
-        self.events = train(
+        spec = Specification(
             networks=[case.network()] * case.runs,
             optimizer=SGD(weight_decay=0),
             learning_rates=case.rates,
             seeds=[0] * case.runs,
-            data=data or stand_in(case.inputs),
             schedule=_EveryTurn(case.steps * TURNS, case.batch, 1, probe_examples, eval_examples, case.steps),
             lr_schedule=Constant(),
-            diagnostics=diagnostics,
+            diagnostics=diagnostics or {},
+            dtype=np.dtype(np.float32),
+        )
+        self.events = train(
+            spec,
+            data or stand_in(case.inputs),
             on_step=lambda step: self.begun.append(time.process_time()),
         )
         next(self.events)

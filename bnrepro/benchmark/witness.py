@@ -7,10 +7,15 @@ import time
 
 import numpy as np
 
-from ..diagnostics import Reading, Snapshot
+from ..diagnostics import Column, Snapshot, measures
+from ..layers import Array
 
 
-def witness(snapshot: Snapshot) -> Reading:
+@measures(
+    Column("unix_time", "run", "time since the epoch", "s"),
+    Column("peak_memory", "run", "most memory of the process so far", "MB"),
+)
+def witness(snapshot: Snapshot) -> dict[str, Array]:
     """Diagnostic that tells the time, in seconds since the epoch, and the most memory of its process so far, in MB."""
     try:
         import resource
@@ -19,4 +24,4 @@ def witness(snapshot: Snapshot) -> Reading:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     runs = len(snapshot.lr)
-    return Reading(curve={"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, peak)})
+    return {"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, peak)}

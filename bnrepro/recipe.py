@@ -1,0 +1,252 @@
+"""From the settings of runs to their training: with all that it imports, whatever can change a number.
+
+The digest of the code that is stored with a result is that of this module's import closure within the project
+(:func:`bnrepro.provenance.code_digest`). So what can't change a number, such as a download, a check of what the user
+gave, a table or a plot, stays out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+import threadpoolctl
+from pydantic import Field
+
+from .batchnorm import BatchNorm
+from .data import Dataset, Source
+from .diagnostics import ALWAYS, DIAGNOSTICS, Diagnostic
+from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
+from .network import Network, cnn, mlp
+from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
+from .optim import SCHEDULES as SCHEDULE_CLASSES
+from .optim import LearningRateSchedule, Optimizer
+from .settings import Choice, Setting, Table
+from .train import Diverged, Event, Measurement, Schedule, Specification, train
+
+ACTIVATIONS: Table[type[Nonlinearity]] = Table(
+    {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}, base=Nonlinearity, has_settings=False
+)
+NORMS: Table[type[Norm] | None] = Table({"none": None, "batch": BatchNorm}, base=Norm)
+INITIALIZERS: Table[Initializer] = Table({"normal": Normal(1.0), "xavier": xavier, "he": he})
+OPTIMIZERS = Table(OPTIMIZER_CLASSES, base=Optimizer)
+SCHEDULES = Table(SCHEDULE_CLASSES, base=LearningRateSchedule)
+MEASURES = Table(DIAGNOSTICS, instance=Diagnostic)
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How weights are drawn; ``std`` is that of scheme ``normal``, and None with the others."""
+
+    scheme: Annotated[str, Setting(names=True)]
+    std: Positive | None
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        INITIALIZERS.resolve(self.scheme, "scheme")
+        if self.scheme != "normal":
+            object.__setattr__(self, "std", None)
+        elif self.std is None:
+            raise ValueError("std=null: scheme normal needs one above 0")
+
+    def build(self) -> Initializer:
+        """Return the function that draws."""
+        return INITIALIZERS.resolve(self.scheme, "scheme") if self.std is None else Normal(self.std)
+
+
+class Architecture(Protocol):
+    """What builds networks; a dataclass whose fields are settings."""
+
+    @abstractmethod
+    def build(self, classes: int) -> Network:
+        """Return the network of one run, with one logit per class."""
+        ...
+
+    @property
+    def least_batch(self) -> int:
+        """How many examples a training mini-batch must have."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Architecture):
+    """What the project's own architectures are built from."""
+
+    activation: Annotated[str, Setting(names=True, column="activation")]
+    norm: Annotated[str, Setting(names=True, column="norm")]
+    norm_options: Annotated[dict[str, Any], Setting(described_by="normalization")]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    init: Annotated[Init, Setting(per_run=True)]
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        ACTIVATIONS.resolve(self.activation, "activation")
+        NORMS.resolve(self.norm, "norm")
+
+    @functools.cached_property
+    def normalization(self) -> Norm | None:
+        """The norm, with its options; layers have no state, so one serves all places."""
+        norm = NORMS.resolve(self.norm, "norm")
+        return norm(**self.norm_options) if norm else None
+
+    def parts(self) -> tuple[Initializer, Callable[[], Nonlinearity], Callable[[], Norm] | None, float]:
+        """Return initializer, nonlinearity, norm and dropout, as the builders of networks take them."""
+        norm = self.normalization
+        nonlinearity = ACTIVATIONS.resolve(self.activation, "activation")
+        return self.init.build(), nonlinearity, (lambda: norm) if norm else None, self.dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(Model):
+    """Fully connected: ``model=mlp``."""
+
+    hidden: Annotated[list[Count], Field(min_length=1)]
+
+    def build(self, classes: int) -> Network:
+        """Return the network of one run."""
+        return mlp(self.hidden, classes, *self.parts())
+
+    @property
+    def least_batch(self) -> int:
+        """How many examples a training mini-batch must have: a feature has one value in each."""
+        return self.normalization.least_values if self.normalization else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN(Model):
+    """Convolutional: ``model=cnn``."""
+
+    channels: Annotated[list[Count], Field(min_length=1)]
+    kernel: Count
+
+    def __post_init__(self) -> None:
+        """Check the kernel too."""
+        super().__post_init__()
+        require(self.kernel % 2 == 1, f"kernel={self.kernel}", "odd, so that images keep their size")
+
+    def build(self, classes: int) -> Network:
+        """Return the network of one run."""
+        return cnn(self.channels, self.kernel, classes, *self.parts())
+
+
+MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN}, base=Architecture)
+
+
+@dataclass(frozen=True)
+class Training(Schedule):
+    """How long a run trains, in which arithmetic, and what is measured on the way."""
+
+    steps: Annotated[Count, Setting(column="steps")]
+    batch_size: Count
+    measurements: Count
+    probe_examples: Annotated[int, Field(gt=1, strict=True)]
+    eval_examples: Count
+    dtype: Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every setting that a run has."""
+
+    dataset: Annotated[Choice[Source], Setting(column="dataset")]
+    model: Choice[Architecture]
+    optimizer: Choice[Optimizer]
+    lr: Annotated[Positive, Setting(key="optimizer.lr", per_run=True, column="lr")]
+    lr_schedule: Choice[LearningRateSchedule]
+    train: Training
+    diagnostics: Annotated[list[str], Setting(names=True)]
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True), Setting(per_run=True, column="seed")]
+    """Below 2^63, which is what SQLite can hold."""
+
+    def measured(self) -> dict[str, Diagnostic]:
+        """The diagnostics, by their names."""
+        return {name: MEASURES.resolve(name, "diagnostics") for name in self.diagnostics}
+
+
+def specification(runs: Sequence[Run], data: Dataset) -> Specification:
+    """What the training loop needs to know of runs that can be trained in lock-step."""
+    first = runs[0]
+    return Specification(
+        networks=[run.model.value.build(data.classes) for run in runs],
+        optimizer=first.optimizer.value,
+        learning_rates=[run.lr for run in runs],
+        seeds=[run.seed for run in runs],
+        schedule=first.train,
+        lr_schedule=first.lr_schedule.value,
+        diagnostics=first.measured(),
+        dtype=np.dtype(first.train.dtype),
+    )
+
+
+Row = dict[str, float]
+Status = Literal["done", "diverged", "failed"]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one run; the rows of what was measured have the columns of the tables that store them."""
+
+    status: Status = "done"
+    test_accuracy: float | None = None
+    """On the whole test set after the last step; None unless done."""
+    diverged_at: int | None = None
+    """Updates done before the loss left the finite range."""
+    curves: list[Row] = field(default_factory=list)
+    layers: list[Row] = field(default_factory=list)
+    units: list[Row] = field(default_factory=list)
+
+
+def events(runs: Sequence[Run], data: Dataset) -> Iterator[Event]:
+    """Train runs in lock-step and yield what happens to them."""
+    return train(specification(runs, data), data)
+
+
+def train_runs(
+    runs: Sequence[Run], data: Dataset, watch: Callable[[Measurement], object] | None = None
+) -> list[Outcome]:
+    """Train runs in lock-step, with one BLAS thread, on whose number the bits of a product depend.
+
+    Args:
+        runs: that can be trained in lock-step.
+        data: their data set.
+        watch: is called with each measurement.
+
+    Returns:
+        What became of each.
+    """
+    outcomes = [Outcome() for _ in runs]
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        for event in events(runs, data):
+            if isinstance(event, Measurement):
+                _record(event, outcomes)
+                if watch:
+                    watch(event)
+            elif isinstance(event, Diverged):
+                for r in event.runs:
+                    outcomes[r].status, outcomes[r].diverged_at = "diverged", event.step
+            else:
+                for r, accuracy in zip(event.runs, event.test_accuracy, strict=True):
+                    outcomes[r].test_accuracy = float(accuracy)
+    return outcomes
+
+
+def _record(measured: Measurement, outcomes: Sequence[Outcome]) -> None:
+    always = {column.name: getattr(measured, column.name) for column in ALWAYS}
+    for i, r in enumerate(measured.runs):
+        curve = {name: float(values[i]) for name, values in (always | measured.curve).items()}
+        outcomes[r].curves.append({"step": measured.step} | curve)
+        for number, layer in enumerate(measured.layers, start=1):
+            row = {name: float(values[i]) for name, values in layer.items()}
+            outcomes[r].layers.append({"step": measured.step, "layer": number} | row)
+        if measured.units:
+            columns = {name: values[i].tolist() for name, values in measured.units.items()}
+            for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+                unit = dict(zip(columns, values, strict=True))
+                outcomes[r].units.append({"step": measured.step, "unit": number} | unit)
