@@ -3,8 +3,7 @@
 Nothing here is the package's: no run axis, and none of its layers, optimisers, data, loop or configuration. It is meant
 to be read beside the paper, from top to bottom; it is slow, and computes in float64 whatever ``train.dtype`` says. What
 the paper leaves open is as the package documents it: which random numbers are drawn and in which order, which examples
-are looked at, and when. Dropout masks are not taken from the package either, but drawn anew from the Philox stream that
-it documents (:meth:`Run.mask`).
+are looked at, and when. Dropout masks are not taken from the package either, but drawn anew (:meth:`Run.mask`).
 
 Axes: N examples, H height, W width, and last D features or C channels, so that batch norm is one formula for both.
 """
@@ -14,6 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -216,7 +216,11 @@ class Run:
         self.test_accuracy: float | None = None
 
     def mask(self, number: int, step: int, shape: tuple[int, ...]) -> Array:
-        """Inverted dropout's factors: those of mini-batch ``step`` are the stream's from counter step · 2^192 on."""
+        """Inverted dropout's factors: 0 at this rate, else 1 / (1 − rate).
+
+        Each dropout layer has a stream of Philox 4×64, whose key is drawn by a child of the generator of the weights;
+        mini-batch ``step`` takes numbers from counter step · 2^192 on.
+        """
         rate = self.s.model.dropout
         stream = np.random.Philox(key=self.keys[number], counter=[0, 0, 0, step])
         return (np.random.Generator(stream).random(shape, np.float32) >= rate) / (1 - rate)
@@ -350,7 +354,7 @@ class Run:
         self.update(stepped, grads, memory, step)
         norms = []
         for i in range(1, self.depth + 2):
-            below = {name: (stepped if int(name.lstrip("Wbetagm")) < i else self.p)[name] for name in self.p}
+            below = {name: (stepped if int(name.strip(ascii_letters)) < i else self.p)[name] for name in self.p}
             before, after = grads[f"W{i}"], self.loss_and_gradients(below, x, labels, step)[1][f"W{i}"]
             row = {"step": step, "layer": i, "shift_norm": length(before - after)}
             row["shift_cosine"] = float((before * after).sum() / (length(before) * length(after)))
