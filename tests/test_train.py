@@ -465,8 +465,8 @@ def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: Cal
         assert group.train(r)[0].bits() == run.bits()
 
 
-def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force() -> None:
-    lr_schedule = StepDecay(every=10, factor=0.1)
+@pytest.mark.parametrize("lr_schedule", [StepDecay(every=5, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
+def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force(lr_schedule: Callable[[int], float]) -> None:
     shift = (DIAGNOSTICS["covariate_shift"],)
     group = Group([5], [0.5], [0.7], lr_schedule=lr_schedule, diagnostics=shift, dtype=np.float64)
     network, twin = group.network(0), slow_twin(group, 0)
@@ -485,7 +485,6 @@ def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force() -> None
         after = gradient(params | {"dense1": moved})
         expected = math.sqrt(((before["dense2"]["W"] - after["dense2"]["W"]) ** 2).sum())
         assert row["shift_norm 2"] == pytest.approx(expected, rel=1e-9)
-    assert {lr_schedule(step) for step in run.curve} == {1, 0.1, 0.1**2}
 
 
 def conv_group(**options: Any) -> Group:
