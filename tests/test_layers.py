@@ -555,6 +555,19 @@ def test_dropout_draws_the_same_masks_for_equal_seeds_and_leaves_other_draws_alo
     np.testing.assert_array_equal(state["key"], again["key"])
 
 
+def test_dropout_masks_of_different_steps_and_runs_share_no_stretch_of_the_random_stream() -> None:
+    layer, x = Dropout(0.5), np.ones((1, 20, 30), np.float32)
+    rng = np.random.default_rng(0)
+    state = stack_runs([{"d": layer.init(rng, (30,))[1]} for _ in range(2)], np.dtype(float))["d"]
+    stretches = []
+    for _ in range(6):
+        y, state, _ = layer.forward({}, state, x, train=True)
+        windows = np.lib.stride_tricks.sliding_window_view(y.reshape(2, -1) > 0, 64, axis=1)
+        stretches += [bits.tobytes() for bits in np.packbits(windows, axis=2).reshape(-1, 8)]
+    assert len(stretches) == 6 * 2 * (600 - 63)
+    assert len({*stretches}) == len(stretches)  # which for independent bits fails once in 10^12
+
+
 def test_tanh_is_inactive_where_its_output_is_within_0_05_of_1() -> None:
     # tanh(±1.84) = ±.9508, tanh(1.83) = .9498.
     np.testing.assert_array_equal(Tanh().inactive(np.array([[[1.84, -1.84, 1.83, 0]]])), [0.5])

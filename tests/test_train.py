@@ -490,6 +490,28 @@ def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: Lea
         assert group.train(r)[0].bits() == run.bits()
 
 
+@pytest.mark.parametrize("lr_schedule", [StepDecay(every=5, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
+def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force(lr_schedule: Callable[[int], float]) -> None:
+    shift = (DIAGNOSTICS["covariate_shift"],)
+    group = Group([5], [0.5], [0.7], lr_schedule=lr_schedule, diagnostics=shift, dtype=np.float64)
+    network, twin = group.network(0), slow_twin(group, 0)
+    probe = np.linspace(0, 99, 40).astype(int)
+    x, targets = scaled(DATA.train_images[None, probe], np.float64), np.eye(3)[DATA.train_labels[None, probe]]
+
+    def gradient(params: Params) -> Params:
+        logits, _, backward = network.forward(params, {name: {} for name in params}, x, train=True)
+        return backward(softmax_cross_entropy(logits, targets)[1])
+
+    (run,) = group.train()
+    for step, row in run.curve.items():
+        params, rate = twin.params[step], 0.5 * lr_schedule(step)
+        before = gradient(params)
+        moved = {name: p - rate * before["dense1"][name] for name, p in params["dense1"].items()}
+        after = gradient(params | {"dense1": moved})
+        expected = math.sqrt(((before["dense2"]["W"] - after["dense2"]["W"]) ** 2).sum())
+        assert row["shift_norm 2"] == pytest.approx(expected, rel=1e-9)
+
+
 def conv_group(**options: Any) -> Group:
     return ConvGroup([0, 1, 0], [0.1, 0.5, 1e9], [0.5, 1.0, 0.5], "relu", "batch norm", **options)
 
