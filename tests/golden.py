@@ -152,7 +152,8 @@ CORNERS = list(itertools.product((0, 1), repeat=2))
 
 def max_pooling(x: Array) -> Array:
     """The largest of each 2 × 2 pixels."""
-    return np.max([x[:, i::2, j::2] for i, j in CORNERS], axis=0)
+    largest: Array = np.max([x[:, i::2, j::2] for i, j in CORNERS], axis=0)
+    return largest
 
 
 def max_pooling_gradient(dy: Array, x: Array) -> Array:
@@ -223,7 +224,8 @@ class Run:
         """
         rate = self.s.model.dropout
         stream = np.random.Philox(key=self.keys[number], counter=[0, 0, 0, step])
-        return (np.random.Generator(stream).random(shape, np.float32) >= rate) / (1 - rate)
+        mask: Array = (np.random.Generator(stream).random(shape, np.float32) >= rate) / (1 - rate)
+        return mask
 
     def forward(
         self, p: Params, x: Array, step: int = 0, statistics: list[tuple[Array, Array]] | None = None

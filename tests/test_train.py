@@ -491,8 +491,8 @@ def test_the_learning_rate_follows_its_schedule(optimizer: str, lr_schedule: Lea
 
 
 @pytest.mark.parametrize("lr_schedule", [StepDecay(every=5, factor=0.1), ExponentialDecay(every=5, factor=0.5)])
-def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force(lr_schedule: Callable[[int], float]) -> None:
-    shift = (DIAGNOSTICS["covariate_shift"],)
+def test_the_covariate_shift_is_that_of_an_update_at_the_rate_in_force(lr_schedule: LearningRateSchedule) -> None:
+    shift = {"covariate_shift": DIAGNOSTICS["covariate_shift"]}
     group = Group([5], [0.5], [0.7], lr_schedule=lr_schedule, diagnostics=shift, dtype=np.float64)
     network, twin = group.network(0), slow_twin(group, 0)
     probe = np.linspace(0, 99, 40).astype(int)
