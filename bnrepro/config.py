@@ -28,9 +28,6 @@ from .network import Network, cnn, mlp
 from .optim import OPTIMIZERS, SCHEDULES
 from .train import Schedule
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
-
 Table = Mapping[str, Any]
 ACTIVATIONS: Table = {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}
 NORMS: Table = {"none": None, "batch": BatchNorm}
@@ -50,8 +47,6 @@ def find(table: Table, name: Any, key: str) -> Any:
     name = spell(name)
     if name in table:
         return table[name]
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # so that classes of an experiment can be named: experiments.NAME.Class
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -567,11 +562,16 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
+
+    from . import places
+    from .hydra_setup import VERSION_BASE
 
     running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
-    with nullcontext() if running else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed: Any = OmegaConf.to_container(
-            hydra.compose("config", [*map(complete_override, overrides)]), resolve=True
-        )
-        return composed
+    with nullcontext() if running else hydra.initialize_config_dir(config_dir=str(places.CONF), **VERSION_BASE):
+        composed = hydra.compose("config", [*map(complete_override, overrides)], return_hydra_config=True)
+        places.use(composed.hydra.runtime)
+        with open_dict(composed):
+            del composed["hydra"]
+        settings: Any = OmegaConf.to_container(composed, resolve=True)
+        return settings

@@ -7,7 +7,6 @@ machines would corrupt a store on a network file system, and nobody could read o
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import threadpoolctl
 
-from .config import ROOT, RunConfig
+from . import places
+from .config import RunConfig
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -164,13 +164,13 @@ class Results:
 
 @functools.cache
 def software() -> dict[str, Any]:
-    """The version of this package, and the commit of this checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git
-        commit = ""
-    return {"bnrepro": importlib.metadata.version("bnrepro"), "git_commit": commit or None}
+    """The version of this package, and the commit of this checkout, if it is one."""
+    commit = ""
+    if places.CHECKOUT:  # else git might tell the commit of a project around the installed package
+        command = ["git", "-C", str(places.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError):  # no git
+            commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {"bnrepro": places.VERSION, "git_commit": commit or None}
 
 
 def environment() -> dict[str, Any]:
@@ -185,7 +185,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "simd": " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]),
+        # NumPy leaves out what is empty.
+        "simd": " ".join(np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])),
         "blas": f"{lib['internal_api']} {lib['version']}" if lib else None,
         "blas_kernel": lib.get("architecture"),
         "blas_threads": lib.get("num_threads"),

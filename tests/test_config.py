@@ -17,7 +17,9 @@ from bnrepro import config
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, spell, typed
 from bnrepro.errors import InputError
+from bnrepro.hydra_setup import VERSION_BASE
 from bnrepro.layers import Normal, he, xavier
+from bnrepro.places import CONF
 
 BATCH = {"model.norm": "batch"}
 
@@ -551,6 +553,6 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings() -> None:
 
 
 def test_settings_can_be_composed_within_the_command() -> None:
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+    with hydra.initialize_config_dir(config_dir=str(CONF), **VERSION_BASE):
         within = compose(["train.steps=7"])
     assert within == compose(["train.steps=7"])

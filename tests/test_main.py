@@ -20,14 +20,14 @@ from runs import query, write_idx
 import bnrepro
 from bnrepro import __main__ as command_line
 from bnrepro import config, sweep
-from bnrepro.config import ROOT
 from bnrepro.data import IDX_FILES, Dataset
+from bnrepro.places import EXPERIMENTS
 from bnrepro.store import FILE, RunResult
 from bnrepro.sweep import train_group
 
 TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute.n_jobs=1"]
 SMALL = [*TINY, "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
-SCRIPT = ROOT / "experiments" / "learning_rates.py"
+SCRIPT = EXPERIMENTS / "learning_rates.py"
 
 
 @dataclass

@@ -316,7 +316,7 @@ def test_a_whole_store_is_loaded_as_last_stored_and_says_if_that_mixes_code(
 
 
 def test_a_class_by_its_import_path_is_no_other_version_of_the_code(store: Store) -> None:
-    mistake = a_run({"model.norm": "experiments.implementation_mistakes.BiasedVariance"})
+    mistake = a_run({"model.norm": "bnrepro.experiments.wrong_layers.BiasedVariance"})
     assert mistake.code != a_run().code
     store.add([a_result(), RunResult(mistake)])
     assert len(load(store.path).runs) == 2  # without a warning, which would be an error
