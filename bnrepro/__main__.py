@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnrepro import places
 from bnrepro.config import RunConfig, Settings, complete_override, compose
 from bnrepro.errors import InputError
-from bnrepro.hydra_setup import COMPLETION, VERSION_BASE
+from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
     from bnrepro.store import RunResult
@@ -235,7 +235,7 @@ def redraw(file: str) -> None:
     Nothing is trained. Without a store and without overrides, the reference data are shown; if runs are missing
     otherwise, one line says which command trains them. ``--reference`` makes the reference data of what is stored.
     """
-    sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that import paths lead to the same
+    begin()
     with bad_input_in_one_line():
         _redraw(Path(file).resolve(), sys.argv[1:])
 
@@ -304,15 +304,14 @@ def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:
 
 def main() -> None:
     """Run the command."""
-    if "--version" in sys.argv[1:]:
-        print(f"bnrepro {places.VERSION}")
+    if answered := answer(sys.argv):
+        print(answered)
         return
-    if sys.argv[0].endswith("__main__.py") and "install=bash" in sys.argv[1:]:
-        print(COMPLETION)
-        return
-    if str(Path.cwd()) not in sys.path:  # as python -m does, so that import paths begin at the current folder
-        sys.path.insert(0, str(Path.cwd()))
+    begin()
     sys.argv[1:] = map(complete_override, sys.argv[1:])
+    if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
+        *words, begun = line.split(" ")
+        os.environ["COMP_LINE"] = " ".join([*map(complete_override, words), begun])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with stop_on_signals(), bad_input_in_one_line():

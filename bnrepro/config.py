@@ -565,7 +565,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf, open_dict
 
     from . import places
-    from .hydra_setup import VERSION_BASE
+    from .startup import VERSION_BASE
 
     running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
     with nullcontext() if running else hydra.initialize_config_dir(config_dir=str(places.CONF), **VERSION_BASE):

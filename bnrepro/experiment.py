@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,7 +84,9 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
         with figures.whole(paths[-1]) as partial:
             table.to_csv(partial)
     for path in paths:
-        print(os.path.relpath(path))
+        with suppress(ValueError):  # on another drive of Windows it stays absolute
+            path = Path(os.path.relpath(path))
+        print(path)
 
 
 def has_reference(name: str) -> bool:
@@ -92,7 +95,7 @@ def has_reference(name: str) -> bool:
 
 
 def show_reference(name: str) -> None:
-    """The same from the reference data: beside them in a checkout, else in ``results/reference`` where one is."""
+    """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
     experiment = find_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")

@@ -17,9 +17,9 @@ from bnrepro import config
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, spell, typed
 from bnrepro.errors import InputError
-from bnrepro.hydra_setup import VERSION_BASE
 from bnrepro.layers import Normal, he, xavier
 from bnrepro.places import CONF
+from bnrepro.startup import VERSION_BASE
 
 BATCH = {"model.norm": "batch"}
 
