@@ -208,6 +208,15 @@ def test_where_a_run_was_computed_is_stored(store: Store) -> None:
     assert {"python", "numpy", "simd", "blas", "blas_kernel", "machine"} < environment().keys()
 
 
+def test_numpy_without_features_of_the_cpu_above_its_baseline_is_recorded_as_such() -> None:
+    found = " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+    script = "from bnrepro.store import environment; print([environment()['simd']])"
+    done = subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", script], env=os.environ | {"NPY_DISABLE_CPU_FEATURES": found}, text=True
+    )
+    assert done == "['']\n"
+
+
 def test_settings_are_those_of_the_finished_runs(store: Store) -> None:
     results = [a_result(seed=seed, status=status) for seed, status in enumerate(("done", "failed", "diverged"))]
     store.add(results)
