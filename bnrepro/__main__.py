@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnrepro.config import CONF, RunConfig, Settings, complete_override, compose
+from bnrepro import places
+from bnrepro.config import RunConfig, Settings, complete_override, compose
 from bnrepro.errors import InputError
+from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
     from bnrepro.store import RunResult
@@ -45,10 +48,11 @@ class TrainingFailed(Exception):
     """Runs failed, or were not verified, as was reported; the jobs of ``--multirun`` that come after still train."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
 def command(composed: DictConfig) -> None:
     """One run, a sweep, the verification of one, or the benchmark, as the settings say."""
     with bad_input_in_one_line():  # here too, since Hydra would print a line of its own
+        places.use(HydraConfig.get().runtime)
         settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
         try:
             do(settings, HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task)
@@ -75,8 +79,8 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         if re.fullmatch(r"\+*sweep\.grid[\w.]*=\{\s*\}", override):
             raise InputError(f"{override}: must list values for at least one setting")
     if choice is None:  # a scale without a sweep, or sweep.dry_run
-        names = ", ".join(sorted(path.stem for path in CONF.glob("sweep/*.yaml")))
-        raise InputError(f"sweep=null: must be one of {names}")
+        names = GlobalHydra.instance().config_loader().get_group_options("sweep")
+        raise InputError(f"sweep=null: must be one of {', '.join(names)}")
     if not settings.grids:
         raise InputError("sweep.grid: missing")
     sweep(settings, choice, overrides)
@@ -231,18 +235,21 @@ def redraw(file: str) -> None:
     Nothing is trained. Without a store and without overrides, the reference data are shown; if runs are missing
     otherwise, one line says which command trains them. ``--reference`` makes the reference data of what is stored.
     """
-    sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that import paths lead to the same
+    begin()
     with bad_input_in_one_line():
-        _redraw(Path(file).stem, sys.argv[1:])
+        _redraw(Path(file).resolve(), sys.argv[1:])
 
 
-def _redraw(name: str, arguments: list[str]) -> None:
+def _redraw(file: Path, arguments: list[str]) -> None:
     from bnrepro.experiment import has_reference, make_reference, show, show_reference
     from bnrepro.store import FILE, Store
     from bnrepro.sweep import expand, without
 
+    name = file.stem
     overrides = [argument for argument in arguments if argument != "--reference"]
     settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
+    if places.find_experiment(name) != file:
+        raise InputError(f"{file}: not found by its name; it must be in experiments/ of the current folder")
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
     store = Store(folder) if (folder / FILE).exists() else None
@@ -297,7 +304,14 @@ def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:
 
 def main() -> None:
     """Run the command."""
+    if answered := answer(sys.argv):
+        print(answered)
+        return
+    begin()
     sys.argv[1:] = map(complete_override, sys.argv[1:])
+    if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
+        *words, begun = line.split(" ")
+        os.environ["COMP_LINE"] = " ".join([*map(complete_override, words), begun])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with stop_on_signals(), bad_input_in_one_line():

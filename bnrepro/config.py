@@ -25,9 +25,6 @@ from .provenance import code_digest
 from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
 from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
-
 T = TypeVar("T")
 
 
@@ -444,9 +441,15 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
+
+    from . import places
+    from .startup import VERSION_BASE
 
     running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
-    with nullcontext() if running else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = hydra.compose("config", [*map(complete_override, overrides)])
+    with nullcontext() if running else hydra.initialize_config_dir(config_dir=str(places.CONF), **VERSION_BASE):
+        composed = hydra.compose("config", [*map(complete_override, overrides)], return_hydra_config=True)
+        places.use(composed.hydra.runtime)
+        with open_dict(composed):
+            del composed["hydra"]
         return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))

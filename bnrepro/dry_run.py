@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,11 @@ from .recipe import events
 from .store import Store
 from .sweep import form_groups, load_data
 from .train import Measurement
+
+try:
+    import resource
+except ModuleNotFoundError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 CALIBRATION_SECONDS = 1.0
 """How long a group is trained to see how fast it goes."""
@@ -43,7 +47,7 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
         groups = form_groups(missing, at_once, compute.group_size)
         largest = {group[0].group_id: group for group in sorted(groups, key=len)}
         chosen = [list(largest)[i] for i in np.unique(np.linspace(0, len(largest) - 1, MOST_KINDS).astype(int))]
-        futures: dict[str, Future[tuple[float, int]]] = {}
+        futures: dict[str, Future[tuple[float, int | None]]] = {}
         for kind in chosen:
             while sum(not future.done() for future in futures.values()) >= at_once:
                 time.sleep(0.01)
@@ -56,16 +60,19 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
         source = "by the times of stored runs" + (f", and {source}" if set(largest) - set(stored) else "")
     typical = float(np.mean(list(seconds.values())))
     total = sum(seconds.get(run.group_id, typical) for run in missing) / min(at_once, len(groups))
-    each, own = max(peak for _, peak in measured.values()), _peak_memory()
+    each, own = max((peak for _, peak in measured.values() if peak), default=None), _peak_memory()
     sizes = [len(group) for group in groups]
     print(f"{len(missing)} runs to train in {len(groups)} groups of up to {max(sizes)}, {at_once} at once")
     print(f"time: about {tqdm.format_interval(total)}, {source}")
-    print(f"memory: about {_megabytes(each)} in each of {at_once} workers and {_megabytes(own)} here")
+    if each is None or own is None:
+        print("memory: can't be measured on this system")
+    else:
+        print(f"memory: about {_megabytes(each)} in each of {at_once} workers and {_megabytes(own)} here")
     print("nothing was trained or stored: sweep.dry_run=true")
 
 
-def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int]:
-    """Seconds that training the group would take, and the most memory in bytes that this process has had."""
+def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | None]:
+    """Seconds that training the group would take, and the most memory in bytes that this process has had, if known."""
     begin = time.perf_counter()
     points = []
     for event in events(runs, data):
@@ -94,7 +101,9 @@ def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]
     return {str(kind): float(mean) for kind, mean in means.items()}
 
 
-def _peak_memory() -> int:
+def _peak_memory() -> int | None:
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

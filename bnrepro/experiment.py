@@ -1,8 +1,8 @@
 """From the results of a sweep to what its experiment shows: tables and figures.
 
-An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, with ``score(results)``, a DataFrame, and
-``figures(results)``, a dict of matplotlib Figures by file name. It may have ``tables(results)``, a dict of further
-DataFrames by file name. Run as a script, it redraws without training.
+An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, ours or the user's own (``places``), with
+``score(results)``, a DataFrame, and ``figures(results)``, a dict of matplotlib Figures by file name. It may have
+``tables(results)``, a dict of further DataFrames by file name. Run as a script, it redraws without training.
 
 Reference data, in ``results/reference/NAME``, are stored runs as tables of text, from which the script redraws where
 there is no store. An experiment with ``drawn_from(results)`` says which of the results that takes.
@@ -16,15 +16,15 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .config import ROOT, RunConfig
+from . import places
+from .config import RunConfig
+from .errors import InputError
 from .store import Results, Store
-
-EXPERIMENTS = ROOT / "experiments"
-REFERENCE = ROOT / "results" / "reference"
 
 TABLES = ("runs", "curves", "layers", "units")
 """Of results, in the order in which they are given."""
@@ -33,9 +33,13 @@ NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.
 
 
 def find_experiment(name: str) -> ModuleType | None:
-    """The module ``experiments/NAME.py``, or None."""
-    path = EXPERIMENTS / f"{name}.py"
-    if not path.is_file():
+    """The module ``experiments/NAME.py``, or None.
+
+    Raises:
+        InputError: if there is more than one of this name.
+    """
+    path = places.find_experiment(name)
+    if path is None:
         return None
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
     assert spec
@@ -58,7 +62,7 @@ def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Se
     """Print the tables of the experiment and draw its figures from the stored runs."""
     experiment = find_experiment(name)
     if experiment is None:
-        print(f"no {EXPERIMENTS.name}/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
+        print(f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
         return
     _present(experiment, Store(sweep_folder).load(runs), figure_folder(sweep_folder, overrides))
 
@@ -80,29 +84,38 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
         with figures.whole(paths[-1]) as partial:
             table.to_csv(partial)
     for path in paths:
-        print(os.path.relpath(path))
+        with suppress(ValueError):  # on another drive of Windows it stays absolute
+            path = Path(os.path.relpath(path))
+        print(path)
 
 
 def has_reference(name: str) -> bool:
     """Whether there are reference data."""
-    return (REFERENCE / name / "runs.csv.xz").exists()
+    return (places.REFERENCE / name / "runs.csv.xz").exists()
 
 
 def show_reference(name: str) -> None:
-    """The same from the reference data, beside them."""
+    """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
     experiment = find_experiment(name)
     assert experiment
-    _present(experiment, read_tables(REFERENCE / name), REFERENCE / name)
+    shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
+    _present(experiment, read_tables(places.REFERENCE / name), shown / name)
 
 
 def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> None:
-    """Make the reference data of the stored runs, and show them."""
+    """Make the reference data of the stored runs, and show them.
+
+    Raises:
+        InputError: if this is no checkout, whose they are.
+    """
+    if places.CHECKOUT is None:
+        raise InputError("--reference: only in a checkout of bnrepro, not where it is installed from a wheel")
     experiment = find_experiment(name)
     assert experiment
     results = Store(sweep_folder).load(runs)
     measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
     # The runs are whole, with all of their provenance.
-    write_tables(Results(results.runs, measured.curves, measured.layers, measured.units), REFERENCE / name)
+    write_tables(Results(results.runs, measured.curves, measured.layers, measured.units), places.REFERENCE / name)
     show_reference(name)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import platform
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import threadpoolctl
 
-PACKAGE = Path(__file__).resolve().parent
+from . import places
+from .places import PACKAGE
+
 ROOM = "recipe"
 """The module of this package from which all code that computes results is reached."""
 
@@ -150,13 +152,13 @@ def _write(node: object, text: list[str]) -> None:
 
 @functools.cache
 def software() -> dict[str, Any]:
-    """The version of this package, and the commit of this checkout."""
-    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git
-        commit = ""
-    return {"bnrepro": importlib.metadata.version("bnrepro"), "git_commit": commit or None}
+    """The version of this package, and the commit of this checkout, if it is one."""
+    commit = ""
+    if places.CHECKOUT:  # else git might tell the commit of a project around the installed package
+        command = ["git", "-C", str(places.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError):  # no git
+            commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {"bnrepro": places.VERSION, "git_commit": commit or None}
 
 
 def environment() -> dict[str, Any]:
@@ -171,7 +173,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "simd": " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]),
+        # NumPy leaves out what is empty.
+        "simd": " ".join(np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])),
         "blas": f"{lib['internal_api']} {lib['version']}" if lib else None,
         "blas_kernel": lib.get("architecture"),
         "blas_threads": lib.get("num_threads"),

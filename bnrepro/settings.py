@@ -9,15 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from .errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -89,8 +86,6 @@ class Table(Generic[T]):
         if isinstance(name, str) and name in self.entries:
             return self.entries[name]
         module, _, attribute = str(name).rpartition(".")
-        if str(ROOT) not in sys.path:
-            sys.path.append(str(ROOT))  # so that classes of an experiment can be named: experiments.NAME.Class
         try:
             found: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError, TypeError):

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from .config import CONF, Compute, RunConfig
+from . import places
+from .config import Compute, RunConfig
 from .errors import InputError
 from .provenance import environment, software
 from .store import MEASURED, Results, Store
@@ -87,7 +88,7 @@ def verify(store_folder: Path, sample: int, compute: Compute, dataset: Mapping[s
 def _of_this_code(store: Store, dataset: Mapping[str, Any]) -> list[RunConfig]:
     """The finished runs of the code in place, by their ids; the others are named."""
     known: dict[str, Any] = {}
-    for path in sorted(CONF.glob("dataset/*.yaml")):
+    for path in sorted(places.CONF.glob("dataset/*.yaml")):
         found: Any = OmegaConf.to_container(OmegaConf.load(path))
         known[found["name"]] = found
     known[dataset["name"]] = dataset

@@ -19,16 +19,17 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import joblib
 import threadpoolctl
-from joblib.externals.loky import ProcessPoolExecutor
-from joblib.externals.loky.backend import resource_tracker
+from loky import ProcessPoolExecutor
+from loky.backend import resource_tracker
 
 from .config import Compute, Dask, RunConfig
 from .data import Dataset, Source
@@ -38,6 +39,9 @@ from .settings import Choice
 Result = TypeVar("Result")
 Task = Callable[[Sequence[RunConfig], Dataset], Result]
 Data = Mapping[Choice[Source], Dataset]
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
+"""Environment of workers. What threadpoolctl limits besides is limited there; Apple's Accelerate it does not know."""
 
 CONNECT_SECONDS = 5
 """How long a Dask scheduler may take to answer."""
@@ -119,12 +123,14 @@ class _Processes:
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._last: dict[int, Future[Any]] = {}
         """What each was last given."""
+        self._alive, self._held = Pipe(duplex=False)
+        """Nothing is ever sent; the system closes the end that is held here as soon as this process has ended."""
 
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
         free = next(i for i in range(self.count) if i not in self._last or self._last[i].done())
         if free not in self._last or isinstance(self._last[free].exception(), BrokenExecutor):
             self._executors[free] = ProcessPoolExecutor(
-                1, env={"OMP_NUM_THREADS": "1"}, initializer=_begin, initargs=(os.getpid(), self._folder)
+                1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
             )
         code = [run.code for run in runs]
         future: Future[Result] = self._executors[free].submit(
@@ -138,6 +144,8 @@ class _Processes:
         if self._executors:
             with ThreadPoolExecutor(len(self._executors)) as pool:
                 list(pool.map(lambda executor: executor.shutdown(kill_workers=True), self._executors.values()))
+        self._held.close()
+        self._alive.close()
 
 
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # which Windows has not
@@ -152,16 +160,17 @@ def _start_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
 
 
-def _begin(parent: int, folder: str) -> None:
+def _begin(alive: Connection, folder: str) -> None:
     # Ctrl-C and the end of a terminal reach all of its processes; the parent ends this one.
     for number in [signal.SIGINT, *HANGUP]:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=[parent, folder], daemon=True).start()
+    threading.Thread(target=_end_with, args=[alive, folder], daemon=True).start()
 
 
-def _end_with(parent: int, folder: str) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with(alive: Connection, folder: str) -> None:
+    """End with the parent, however that ends; its number alone tells nothing on Windows, where it stays the same."""
+    with contextlib.suppress(EOFError, OSError):
+        alive.recv()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
@@ -190,8 +199,10 @@ def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
     for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):  # what matters is said here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
+        options = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ONE_THREAD.items()}
         # The data sets are meant to travel with the graph.
-        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
+        options["distributed.admin.large-graph-warning-threshold"] = "1TB"
+        stack.enter_context(dask.config.set(options))
         address: Any = compute.scheduler
         if address is None:
             address = stack.enter_context(

@@ -12,14 +12,15 @@ import pytest
 from hydra.errors import HydraException
 from runs import TINY, a_run, settings
 
-from bnrepro import config
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, validated
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
+from bnrepro.places import CONF
 from bnrepro.provenance import code_digest
 from bnrepro.recipe import Init
 from bnrepro.settings import to_override
+from bnrepro.startup import VERSION_BASE
 
 BATCH = {"model.norm": "batch"}
 
@@ -564,6 +565,6 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_defa
 
 
 def test_settings_can_be_composed_within_the_command() -> None:
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+    with hydra.initialize_config_dir(config_dir=str(CONF), **VERSION_BASE):
         within = compose(["train.steps=7"])
     assert within == compose(["train.steps=7"])

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from runs import a_run, settings
 
-from bnrepro import experiment
+from bnrepro import places
 from bnrepro.__main__ import redraw
 from bnrepro.config import Settings, compose
-from bnrepro.experiment import EXPERIMENTS, REFERENCE, figure_folder, find_experiment, read_tables, show, write_tables
+from bnrepro.experiment import figure_folder, find_experiment, read_tables, show, write_tables
+from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweep import expand
 
@@ -31,12 +32,14 @@ def figures(results):
 """
 
 
+SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
+
+
 def test_every_experiment_has_its_sweep_and_the_other_way_round() -> None:
-    sweeps = (EXPERIMENTS.parent / "conf" / "sweep").glob("*.yaml")
-    assert sorted(path.stem for path in sweeps) == sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers"}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("*.py")))
+@pytest.mark.parametrize("name", SWEEPS)
 def test_every_experiment_has_a_score_and_figures(name: str) -> None:
     module = find_experiment(name)
     assert module is not None
@@ -83,7 +86,6 @@ def test_show_prints_the_table_and_draws_the_figures(
 ) -> None:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.py").write_text(MINE)
-    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
     runs = expand(settings(), {"optimizer": {"lr": [0.1, 0.2]}})
     others = expand(settings(), {"optimizer": {"lr": [5, 6]}})
@@ -111,8 +113,11 @@ def test_a_sweep_without_an_experiment_says_where_its_runs_are(
 def test_an_experiment_may_have_no_figures_and_its_table_is_never_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bare.py").write_text(MINE.partition("def figures")[0] + "def figures(results):\n    return {}\n")
-    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "bare.py").write_text(
+        MINE.partition("def figures")[0] + "def figures(results):\n    return {}\n"
+    )
+    monkeypatch.chdir(tmp_path)
     runs = expand(settings(), {"optimizer": {"lr": [0.1, 0.2]}})
     folder = tmp_path / "results"
     Store(folder, create=True).add([RunResult(run, test_accuracy=run.lr) for run in runs])
@@ -191,8 +196,8 @@ def test_a_script_makes_the_reference_and_shows_it_where_there_is_no_store(
         + "\n\ndef drawn_from(results):\n"
         + "    return type(results)(results.runs, results.curves[:0], results.layers, results.units)\n"
     )
-    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
-    monkeypatch.setattr(experiment, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(places, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(places, "REFERENCE", tmp_path / "reference")
     monkeypatch.chdir(tmp_path)
     few = ["sweep.grid.seed=[0]", "sweep.grid.optimizer.lr=[0.1,0.2]"]
     parsed = Settings.parse(compose(["+sweep=learning_rates", *few]))
@@ -203,7 +208,7 @@ def test_a_script_makes_the_reference_and_shows_it_where_there_is_no_store(
 
     def script(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["learning_rates.py", *arguments])
-        redraw("learning_rates.py")
+        redraw(str(tmp_path / "learning_rates.py"))
         return capsys.readouterr().out
 
     made = script("--reference", *few)

@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 from runs import dataframes, part_of
 
 from bnrepro.config import Compute, Settings, compose
-from bnrepro.experiment import EXPERIMENTS, find_experiment
+from bnrepro.experiment import find_experiment
 from bnrepro.figures import NORMS, look
+from bnrepro.places import EXPERIMENTS
 from bnrepro.store import Results, Store
 from bnrepro.sweep import Progress, expand, run_all
 

@@ -1,5 +1,6 @@
 """Each mistake is the mistake that it says, and nothing else; and what the experiment makes of stored runs."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from bnrepro.store import RunResult, Store
 from bnrepro.sweep import expand
 
 experiment: Any = find_experiment("implementation_mistakes")
+layers: Any = importlib.import_module("bnrepro.experiments.wrong_layers")
 RNG = np.random.default_rng(0)
 X, DY = RNG.standard_normal((2, 1, 8, 3))
 IMAGES, DY_IMAGES = RNG.standard_normal((2, 1, 8, 2, 3, 2))
-MISTAKES = [cls for cls in vars(experiment).values() if isinstance(cls, type) and issubclass(cls, BatchNorm)]
+MISTAKES = [cls for cls in vars(layers).values() if isinstance(cls, type) and issubclass(cls, BatchNorm)]
 
 
 def start(layer: BatchNorm, x: Array) -> tuple[Arrays, Arrays]:
@@ -34,7 +36,7 @@ def trained(layer: BatchNorm, *batches: Array) -> tuple[Arrays, Arrays]:
     return params, state
 
 
-@pytest.mark.parametrize("mistake", [cls for cls in MISTAKES if cls not in (BatchNorm, experiment.PerPixel)])
+@pytest.mark.parametrize("mistake", [cls for cls in MISTAKES if cls not in (BatchNorm, layers.PerPixel)])
 @pytest.mark.parametrize(("x", "dy"), [(X, DY), (IMAGES, DY_IMAGES)], ids=["dense", "images"])
 def test_only_the_gradient_of_outside_gradient_differs_from_the_right_layer_in_training(
     mistake: Any, x: Array, dy: Array
@@ -42,22 +44,22 @@ def test_only_the_gradient_of_outside_gradient_differs_from_the_right_layer_in_t
     wrong, right = (layer.forward(*start(layer, x), x, train=True) for layer in (mistake(), BatchNorm()))
     np.testing.assert_array_equal(wrong[0], right[0])
     same_gradient = np.allclose(wrong[2](dy)[0], right[2](dy)[0])
-    assert same_gradient == (mistake is not experiment.OutsideGradient)
+    assert same_gradient == (mistake is not layers.OutsideGradient)
 
 
 def test_biased_variance_keeps_the_biased_variance() -> None:
-    _, state = trained(experiment.BiasedVariance(), X)
+    _, state = trained(layers.BiasedVariance(), X)
     np.testing.assert_allclose(state["var"], X.var(axis=1, keepdims=True))
 
 
 def test_momentum_reversed_gives_the_newest_mini_batch_the_weight_of_the_past() -> None:
-    _, state = trained(experiment.MomentumReversed(momentum=0.9), X, 3 * X)
+    _, state = trained(layers.MomentumReversed(momentum=0.9), X, 3 * X)
     # Weights .1 and 1, which sum to 1.1.
     np.testing.assert_allclose(state["mean"], (0.1 + 3) * X.mean(axis=1, keepdims=True) / 1.1)
 
 
 def test_statistics_of_test_batch_normalises_four_images_by_themselves() -> None:
-    layer = experiment.StatisticsOfTestBatch()
+    layer = layers.StatisticsOfTestBatch()
     params, state = trained(layer, X)
     y, after, _ = layer.forward(params, state, X, train=False)
     np.testing.assert_allclose(y[:, 4:].mean(axis=1), 0, atol=1e-12)
@@ -66,7 +68,7 @@ def test_statistics_of_test_batch_normalises_four_images_by_themselves() -> None
 
 
 def test_frozen_variance_stays_0_and_scales_inference_by_1_over_the_root_of_eps() -> None:
-    layer = experiment.FrozenVariance(eps=1e-6)
+    layer = layers.FrozenVariance(eps=1e-6)
     params, state = trained(layer, X, X)
     np.testing.assert_array_equal(state["var"], 0)
     y, _, _ = layer.forward(params, state, X, train=False)
@@ -75,7 +77,7 @@ def test_frozen_variance_stays_0_and_scales_inference_by_1_over_the_root_of_eps(
 
 @pytest.mark.parametrize(("x", "dy"), [(X, DY), (IMAGES, DY_IMAGES)], ids=["dense", "images"])
 def test_outside_gradient_takes_mean_and_variance_for_constants(x: Array, dy: Array) -> None:
-    layer = experiment.OutsideGradient(eps=0.1)
+    layer = layers.OutsideGradient(eps=0.1)
     params, state = start(layer, x)
     _, _, backward = layer.forward(params, state, x, train=True)
     dx, grads = backward(dy)
@@ -90,7 +92,7 @@ def test_outside_gradient_takes_mean_and_variance_for_constants(x: Array, dy: Ar
 
 
 def test_the_bias_before_outside_gradient_moves_and_the_output_does_not() -> None:
-    layer = experiment.OutsideGradient()
+    layer = layers.OutsideGradient()
     params, state = start(layer, X)
     y, _, backward = layer.forward(params, state, X, train=True)
     bias = backward(DY)[1]["b"]
@@ -100,7 +102,7 @@ def test_the_bias_before_outside_gradient_moves_and_the_output_does_not() -> Non
 
 
 def test_per_pixel_has_one_gamma_and_statistics_for_every_pixel() -> None:
-    layer = experiment.PerPixel(eps=0)
+    layer = layers.PerPixel(eps=0)
     params, state = start(layer, IMAGES)
     y, _, backward = layer.forward(params, state, IMAGES, train=True)
     assert params["gamma"].shape == (1, 1, 2 * 3 * 2)

@@ -20,15 +20,16 @@ from runs import query, write_idx
 import bnrepro
 from bnrepro import __main__ as command_line
 from bnrepro import config, sweep
-from bnrepro.config import ROOT
 from bnrepro.data import Dataset
 from bnrepro.datasets import IDX_FILES
+from bnrepro.places import EXPERIMENTS
 from bnrepro.store import FILE, RunResult
 from bnrepro.sweep import train_group
 
 TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute.n_jobs=1"]
 SMALL = [*TINY, "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
-SCRIPT = ROOT / "experiments" / "learning_rates.py"
+SCRIPT = EXPERIMENTS / "learning_rates.py"
+COMMAND = Path(sys.executable).with_name("bnrepro")
 
 
 @dataclass
@@ -370,7 +371,86 @@ def test_every_sweep_of_conf_trains_and_shows(call: Callable[..., Ended], here: 
     assert any(path.endswith(".svg") for path in files(here / "results" / name))
 
 
+# The user's own
+
+DRAWS = """
+from bnrepro.__main__ import redraw
+
+
+def score(results):
+    return results.runs.groupby("lr")[["test_accuracy"]].mean()
+
+
+def figures(results):
+    return {}
+
+
+if __name__ == "__main__":
+    redraw(__file__)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder with a sweep, ``mine``, and its experiment."""
+    for path, text in {"conf/sweep/mine.yaml": "grid: {optimizer: {lr: [0.1]}}", "experiments/mine.py": DRAWS}.items():
+        (tmp_path / "own" / path).parent.mkdir(parents=True)
+        (tmp_path / "own" / path).write_text(text)
+    return tmp_path / "own"
+
+
+def test_sweeps_and_experiments_of_ones_own_are_found_in_the_current_folder(
+    call: Callable[..., Ended], own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "must be one of covariate_shift, figure1" in call("sweep=mine").err
+    monkeypatch.chdir(own)
+    ended = call("+sweep=mine", *TINY)
+    assert (ended.status, ended.out.splitlines()[0]) == (
+        0, "mine: 1 runs, 0 found finished in results/mine/runs.sqlite"
+    )  # fmt: skip
+    (table,) = (own / "results" / "mine").glob("*/score.csv")
+    assert ended.out.endswith(f"{table.relative_to(own)}\n")
+    assert "learning_rates, mine, unstated" in call("sweep=foo").err
+    assert "learning_rates, mine, unstated" in call("sweep.dry_run=true").err
+    script = call(*TINY, script=own / "experiments" / "mine.py")
+    assert (script.status, script.out.splitlines()) == (0, ended.out.splitlines()[1:])
+
+
+def test_sweeps_and_experiments_of_ones_own_are_found_beside_config_dir(
+    call: Callable[..., Ended], own: Path, here: Path
+) -> None:
+    ended = call("--config-dir", str(own / "conf"), "+sweep=mine", *TINY)
+    assert ended.status == 0
+    assert [Path(path).name for path in files(here)] == ["score.csv", "runs.sqlite"]
+
+
+def test_of_two_options_or_experiments_of_one_name_none_is_taken(
+    call: Callable[..., Ended], own: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "conf" / "sweep" / "mine.yaml").rename(own / "conf" / "sweep" / "figure1.yaml")
+    (own / "experiments" / "mine.py").rename(own / "experiments" / "unstated.py")
+    for arguments in (["--config-dir", str(own / "conf")], []):
+        assert_one_line(
+            call(*arguments, "+sweep=figure1", *TINY), ".*/own/conf/sweep/figure1.yaml: has the name of /.*"
+        )
+        assert_one_line(
+            call(*arguments, "+sweep=unstated", *TINY), ".*/own/experiments/unstated.py: has the name of /.*"
+        )
+        monkeypatch.chdir(own)
+    assert_one_line(call(script=own / "experiments" / "unstated.py"), ".*/unstated.py: has the name of /.*; rename it")
+    assert trained == []
+
+
+def test_a_script_elsewhere_is_not_taken_for_one_of_ours(call: Callable[..., Ended], own: Path) -> None:
+    script = (own / "experiments" / "mine.py").rename(own / "experiments" / "figure1.py")
+    assert_one_line(call(script=script), ".*/own/experiments/figure1.py: not found by its name; it must be in exper")
+
+
 # What Hydra offers
+
+
+def test_the_version_is_one_line(call: Callable[..., Ended]) -> None:
+    assert call("--version") == Ended(0, f"bnrepro {bnrepro.__version__}\n", "")
 
 
 def test_cfg_job_prints_the_settings_and_trains_nothing(call: Callable[..., Ended], here: Path) -> None:
@@ -420,10 +500,10 @@ def test_the_command_that_a_script_names_does_it(call: Callable[..., Ended]) -> 
 
 
 def test_true_processes(tmp_path: Path) -> None:
-    """Training on two workers, with a class of the user's own, then the script; warnings are errors."""
+    """The command that pip installs, on two workers, with a class of the user's own, then the script; -W error."""
     (tmp_path / "mine.py").write_text(BROKEN)
     overrides = [*SMALL, "compute.n_jobs=2", "sweep.grid.model.activation=[mine.Whole,relu]"]
-    trained = in_a_process(["-m", "bnrepro", "+sweep", *overrides], tmp_path)
+    trained = in_a_process([str(COMMAND), "+sweep", *overrides], tmp_path)
     assert trained.status == 0
     assert trained.out.startswith("learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite\n")
     (svg,) = (tmp_path / "results").rglob("accuracy.svg")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bnrepro import provenance
-from bnrepro.provenance import PACKAGE, code_digest, environment, software
+from bnrepro.places import PACKAGE
+from bnrepro.provenance import code_digest, environment, software
 
 COMPUTES = {
     "batchnorm", "data", "diagnostics", "errors", "layers", "network", "optim", "recipe", "settings", "train",

@@ -210,6 +210,15 @@ def test_where_a_run_was_computed_is_stored(store: Store) -> None:
     assert {"python", "numpy", "simd", "blas", "blas_kernel", "machine"} < environment().keys()
 
 
+def test_numpy_without_features_of_the_cpu_above_its_baseline_is_recorded_as_such() -> None:
+    found = " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+    script = "from bnrepro.provenance import environment; print([environment()['simd']])"
+    done = subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", script], env=os.environ | {"NPY_DISABLE_CPU_FEATURES": found}, text=True
+    )
+    assert done == "['']\n"
+
+
 def test_settings_are_those_of_the_finished_runs(store: Store) -> None:
     results = [a_result(seed=seed, status=status) for seed, status in enumerate(("done", "failed", "diverged"))]
     store.add(results)
@@ -387,7 +396,7 @@ def test_an_old_store_that_cannot_be_written_is_named(old_store: Path, monkeypat
 
 
 def test_a_class_by_its_import_path_is_no_other_version_of_the_code(store: Store) -> None:
-    mistake = a_run({"model.norm": "experiments.implementation_mistakes.BiasedVariance"})
+    mistake = a_run({"model.norm": "bnrepro.experiments.wrong_layers.BiasedVariance"})
     assert mistake.code != a_run().code
     store.add([a_result(), RunResult(mistake)])
     assert len(load(store.path).runs) == 2  # without a warning, which would be an error
