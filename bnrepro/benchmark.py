@@ -63,7 +63,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import figures
-from .config import ACTIVATIONS, NORMS, Compute, RunConfig, Settings, compose
+from .composition import compose
+from .config import ACTIVATIONS, NORMS, Compute, RunConfig, Settings
 from .data import IDX_FILES, Dataset, minibatches
 from .diagnostics import Diagnostic
 from .layers import Array, xavier

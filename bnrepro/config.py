@@ -12,7 +12,6 @@ import json
 import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
@@ -476,6 +475,8 @@ class Settings:
     """Say what a sweep would do, and do nothing."""
     force: bool
     """Train stored runs again."""
+    show: bool
+    """Show what is stored of a sweep, and train nothing."""
     verify: Verify
     results_dir: Path
     compute: Compute
@@ -498,6 +499,7 @@ class Settings:
             grids=sweep.grids() if "grid" in composed["sweep"] else (),
             dry_run=sweep.dry_run,
             force=sweep.force,
+            show=sweep.show,
             verify=typed(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
             compute=typed(kind, compute, "compute"),
@@ -526,6 +528,7 @@ class _Benchmark:
 class _Sweep:
     dry_run: bool
     force: bool
+    show: bool
     grid: dict[str, Any] = field(default_factory=dict)
     """Without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)
@@ -539,39 +542,3 @@ def _merge(old: Any, new: Any) -> Any:
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-
-
-MAIN_JOB = "learning_rates"
-BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}", "+benchmark": "benchmark=full"}
-
-
-def complete_override(override: str) -> str:
-    """Bare ``+sweep``, ``+verify`` and ``+benchmark`` get the value that Hydra's own grammar asks for.
-
-    No sweep and no benchmark needs its ``+``.
-    """
-    named = re.sub(r"^\+?verify=", "verify.sweep=", re.sub(r"^\+(sweep|benchmark)=", r"\1=", override))
-    return BARE.get(override, named)
-
-
-def compose(overrides: list[str]) -> dict[str, Any]:
-    """Compose ``conf/`` with overrides in Hydra's grammar, for scripts and tests.
-
-    Raises:
-        hydra.errors.HydraException: if there is no such key or option.
-    """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf, open_dict
-
-    from . import places
-    from .hydra_setup import VERSION_BASE
-
-    running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
-    with nullcontext() if running else hydra.initialize_config_dir(config_dir=str(places.CONF), **VERSION_BASE):
-        composed = hydra.compose("config", [*map(complete_override, overrides)], return_hydra_config=True)
-        places.use(composed.hydra.runtime)
-        with open_dict(composed):
-            del composed["hydra"]
-        settings: Any = OmegaConf.to_container(composed, resolve=True)
-        return settings

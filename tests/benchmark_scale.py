@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 import bnrepro
 from bnrepro import sweep, workers
-from bnrepro.config import RUN_KEYS, Compute, RunConfig, compose
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, Compute, RunConfig
 from bnrepro.store import RunResult, Store
 from bnrepro.workers import Data
 

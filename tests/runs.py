@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnrepro.config import RUN_KEYS, RunConfig, compose
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.data import IDX_FILES
 from bnrepro.experiment import TABLES
 from bnrepro.store import Results

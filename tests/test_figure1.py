@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from runs import dataframes, part_of
 
-from bnrepro.config import Compute, Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import Compute, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from runs import dataframes, part_of
 
-from bnrepro.config import Compute, Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import Compute, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
