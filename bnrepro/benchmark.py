@@ -64,7 +64,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import figures
 from .composition import compose
-from .config import ACTIVATIONS, NORMS, Compute, RunConfig, Settings
+from .config import ACTIVATIONS, NORMS, Local, RunConfig, Settings
 from .data import IDX_FILES, Dataset, minibatches
 from .diagnostics import Diagnostic
 from .layers import Array, xavier
@@ -528,7 +528,7 @@ def _train(runs: Sequence[RunConfig], workers: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         begin = time.time()
-        run_all(runs, store, Compute(n_jobs=workers, group_size=None), Progress(len(runs)))
+        run_all(runs, store, Local(n_jobs=workers, group_size=None), Progress(len(runs)))
         seconds, table = time.time() - begin, store.load().runs
     return seconds, table["diverged_at"].fillna(table["steps"]).sum()
 

@@ -218,12 +218,25 @@ class Train(Schedule):
     dtype: Literal["float32", "float64"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where runs are computed, here in processes of this machine; changes no result."""
+    """Where runs are computed; changes no result."""
+
+    group_size: Count | None
+    """How many runs are trained in lock-step; None for as many as pays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inline(Compute):
+    """In this process: ``compute=inline``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel(Compute):
+    """In several processes at once."""
 
     n_jobs: Annotated[int, Field(strict=True)]
-    group_size: Count | None
+    """How many; -1 for one per core, or per thread of the cluster's workers."""
 
     def __post_init__(self) -> None:
         """Check the range."""
@@ -231,11 +244,20 @@ class Compute:
             raise ValueError("n_jobs=0: must be a number of worker processes, or -1 for one per core")
 
 
-@dataclass(frozen=True)
-class Dask(Compute):
-    """On a Dask cluster: that of the scheduler at an address, or one that is started here."""
+@dataclass(frozen=True, kw_only=True)
+class Local(Parallel):
+    """In processes of this machine: ``compute=local``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dask(Parallel):
+    """On a Dask cluster: ``compute=dask``."""
 
     scheduler: str | None
+    """Address of its scheduler; None for a cluster that is started here and ends with the sweep."""
+
+
+COMPUTES: Mapping[str, type[Compute]] = {"local": Local, "dask": Dask, "inline": Inline}
 
 
 @dataclass(frozen=True, eq=False)
@@ -492,8 +514,6 @@ class Settings:
         """
         _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify", "benchmark"), "")
         sweep = typed(_Sweep, composed.get("sweep"), "sweep")
-        compute = composed.get("compute")
-        kind = Dask if isinstance(compute, Mapping) and "scheduler" in compute else Compute
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
             grids=sweep.grids() if "grid" in composed["sweep"] else (),
@@ -502,9 +522,19 @@ class Settings:
             show=sweep.show,
             verify=typed(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(typed(_Place, _only(composed, "results_dir"), "").results_dir),
-            compute=typed(kind, compute, "compute"),
+            compute=_compute(composed.get("compute")),
             benchmark=typed(_Benchmark, _only(composed, "benchmark"), "").benchmark,
         )
+
+
+def _compute(options: Any) -> Compute:
+    """The place to compute that the settings name."""
+    if not isinstance(options, Mapping):
+        raise InputError(f"compute={spell(options)}: must be a group of settings")
+    name, rest = spell(options.get("name")), {key: value for key, value in options.items() if key != "name"}
+    if name not in COMPUTES:
+        raise InputError(f"compute.name={name}: must be one of {', '.join(COMPUTES)}")
+    return typed(COMPUTES[name], rest, "compute")
 
 
 def _folder(path: str) -> Path:

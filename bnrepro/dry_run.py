@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import workers
-from .config import Compute, RunConfig
+from .config import Compute, Parallel, RunConfig
 from .data import Dataset
 from .store import Store
 from .sweep import events, form_groups, load_data
@@ -66,7 +66,8 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
     if each is None or own is None:
         print("memory: can't be measured on this system")
     else:
-        print(f"memory: about {_megabytes(each)} in each of {at_once} workers and {_megabytes(own)} here")
+        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
+        print(f"memory: about {beside}{_megabytes(own)} here")
     print("nothing was trained or stored: sweep.dry_run=true")
 
 

@@ -6,13 +6,14 @@ import copy
 import itertools
 import math
 import sys
+import threading
 import time
 import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ HEARTBEAT = CLAIM_SECONDS / 6
 """Seconds between two signs of life to other sweeps on the same store."""
 
 POLL = 1.0
-"""Seconds between two looks at what another sweep has finished."""
+"""Seconds between two looks at what another sweep has finished, and at how many workers there are."""
 
 
 def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig]:
@@ -226,10 +227,27 @@ def run_all(
     if not missing:
         return
     owner = uuid.uuid4().hex
+    with _claims(store, owner), workers.start(compute, load_data(missing)) as started:
+        _Driver(store, owner, started, compute, progress, force).drive(missing)
+
+
+@contextmanager
+def _claims(store: Store, owner: str) -> Iterator[None]:
+    """Keep the claims of ``owner`` alive, in a thread of its own, since training may hold this one; then drop them."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            with suppress(InputError):  # a store that can't be written says so when results are stored
+                store.heartbeat(owner)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
     try:
-        with workers.start(compute, load_data(missing)) as started:
-            _Driver(store, owner, started, compute, progress, force).drive(missing)
+        yield
     finally:
+        ended.set()
+        heart.join()
         with suppress(InputError):  # they are void once this process has ended
             store.release(owner)
 
@@ -250,7 +268,6 @@ class _Driver:
         self.suspected: set[str] = set()
         self.elsewhere: list[RunConfig] = []
         """Runs that another sweep had claimed."""
-        self.last_heartbeat = time.monotonic()
 
     def drive(self, missing: Sequence[RunConfig]) -> None:
         """Train what is missing."""
@@ -262,15 +279,12 @@ class _Driver:
             while self.queue and len(self.in_training) < max(1, at_once):
                 self._claim_and_train(self.queue.popleft())
             if self.in_training:
-                for future in wait(self.in_training, HEARTBEAT, FIRST_COMPLETED).done:
+                for future in wait(self.in_training, POLL, FIRST_COMPLETED).done:
                     self._end(future)
             elif self.suspects:
                 self._claim_and_train([self.suspects.popleft()])
             elif self.elsewhere:
                 self._wait_for_others()
-            if time.monotonic() - self.last_heartbeat > HEARTBEAT:
-                self.store.heartbeat(self.owner)
-                self.last_heartbeat = time.monotonic()
 
     def _enqueue(self, runs: Sequence[RunConfig]) -> None:
         self.queue.extend(form_groups(runs, max(1, self.workers.count), self.compute.group_size))

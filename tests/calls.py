@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bnrepro.places import EXPERIMENTS
 
-TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute.n_jobs=1"]
+TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute=inline"]
 SMALL = [*TINY, "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
 SCRIPT = EXPERIMENTS / "learning_rates.py"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +12,10 @@ import pytest
 from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
 
-from bnrepro import sweep, workers
-from bnrepro.config import Compute, Dask, RunConfig
+from bnrepro import sweep
 from bnrepro.data import Dataset
 from bnrepro.store import RunResult
 from bnrepro.sweep import train_group
-from bnrepro.workers import Data, Workers
-
-
-class Here:
-    """Trains in this process, where a test can look on, and without the seconds that a worker takes to start."""
-
-    count = 1
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-
-    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(task(runs, self.data[runs[0].dataset]))
-        return future
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_job_is_this_process() -> Iterator[None]:
-    """With ``n_jobs=1``, nothing but a true command starts a worker; with more, workers are true."""
-    start = workers.start
-
-    @contextmanager
-    def start_if_several(compute: Compute, data: Data) -> Iterator[Workers]:
-        if compute.n_jobs == 1 and not isinstance(compute, Dask):
-            yield Here(data)
-        else:
-            with start(compute, data) as started:
-                yield started
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(workers, "start", start_if_several)
-        yield
 
 
 @pytest.fixture

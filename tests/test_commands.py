@@ -161,10 +161,13 @@ def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
     assert lines[0] == "learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite"
     assert lines[1] == "4 runs to train in 4 groups of up to 1, 1 at once"
     assert re.fullmatch(r"time: about 00:0\d, by 1 s of training of 4 of 4 kinds of runs", lines[2])
-    assert re.fullmatch(r"memory: about \d+ MB in each of 1 workers and \d+ MB here", lines[3])
+    assert re.fullmatch(r"memory: about \d+ MB here", lines[3])
     assert lines[4:] == ["nothing was trained or stored: sweep.dry_run=true"]
     assert list(here.iterdir()) == []
     assert trained == []
+
+    two = call("+sweep", *SMALL, "compute=local", "compute.n_jobs=2", "sweep.dry_run=true").out.splitlines()
+    assert re.fullmatch(r"memory: about \d+ MB in each of 2 workers and \d+ MB here", two[3])
 
     call("+sweep", *SMALL)
     before = {path: (here / path).read_bytes() for path in files(here)}

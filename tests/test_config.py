@@ -14,7 +14,7 @@ from runs import TINY, a_run, settings
 from bnrepro import config
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.composition import compose
-from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, spell, typed
+from bnrepro.config import RUN_KEYS, Inline, Local, RunConfig, Settings, spell, typed
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
 
@@ -380,7 +380,8 @@ def test_compose_gives_every_setting_of_conf_with_overrides() -> None:
     (grid,) = parsed.grids
     assert grid["seed"] == [7]
     assert parsed.results_dir == Path("~/here").expanduser()
-    assert parsed.compute == Compute(n_jobs=-1, group_size=None)
+    assert parsed.compute == Local(n_jobs=-1, group_size=None)
+    assert Settings.parse(compose(["compute=inline"])).compute == Inline(group_size=None)
 
 
 def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
@@ -406,8 +407,11 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1 for one per core"),
         ("compute.n_jobs=abc", "compute.n_jobs=abc: must be a valid integer"),
         ("compute.n_jobs=true", "compute.n_jobs=true: must be a valid integer"),
+        ("compute.name=slurm", "compute.name=slurm: must be one of local, dask, inline"),
+        ("~compute.name", "compute.name=null: must be one of local, dask, inline"),
+        ("compute.name=inline", "compute.n_jobs=-1: no such key; known are group_size"),
         ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
-        ("+compute.foo=0", "compute.foo=0: no such key; known are n_jobs, group_size"),
+        ("+compute.foo=0", "compute.foo=0: no such key; known are group_size, n_jobs"),
         ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, show, grid, more"),
         ("+sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
         ("+sweep.grid=[1]", "sweep.grid=[1]: must be a valid dictionary"),
@@ -420,7 +424,7 @@ def test_bad_settings_around_a_run(override: str, start: str) -> None:
 
 
 def test_typed_converts_and_returns_the_dataclass() -> None:
-    assert typed(Compute, {"n_jobs": 2, "group_size": None}, "compute") == Compute(2, None)
+    assert typed(Local, {"n_jobs": 2, "group_size": None}, "compute") == Local(n_jobs=2, group_size=None)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep=foo", "sweep=foo: must be one of covariate_shift, figure1, implementation_mistakes, learning", nothing),
     ("optimizer=foo", "optimizer=foo: must be one of adagrad, momentum, sgd", nothing),
     ("model=foo", "model=foo: must be one of cnn, mlp", nothing),
-    ("compute=foo", "compute=foo: must be one of dask, local", nothing),
+    ("compute=foo", "compute=foo: must be one of dask, inline, local", nothing),
     ("--multirun dataset=digits,foo", "dataset=foo: must be one of digits, fashion_mnist, mnist", nothing),
     ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
     ("dataset=null", "dataset=null: must be one of digits, fashion_mnist, mnist", nothing),
@@ -98,7 +98,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+verify=foo", "results/foo/runs.sqlite: no such store of runs", nothing),
     ("+verify +sweep", "verify.sweep=learning_rates: not together with sweep=learning_rates", nothing),
     ("+verify verify.sample=0", "verify.sample=0: must be greater than 0", nothing),
-    ("compute.scheduler=tcp://h:1", "compute.scheduler=tcp://h:1: no such key; known are n_jobs, group_size", nothing),
+    ("compute.scheduler=tcp://h:1", "compute.scheduler=tcp://h:1: no such key; known are name, group_size", nothing),
     ("+sweep compute=dask compute.scheduler=x://y", "compute.scheduler=x://y: can't be reached .*unknown", nothing),
     # Hydra's grammar
     ("model.hidden=[1", r"model.hidden=\[1: must be KEY=VALUE, .*no viable alternative", nothing),
@@ -151,7 +151,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("results_dir=given", "given/single/runs.sqlite: not a store of bnrepro; name another results", a_foreign_store),
     ("+sweep results_dir=given", "given/learning_rates/runs.sqlite: not a store of bnrepro; ", a_foreign_store),
     ("results_dir=given", "given/single/runs.sqlite: can't be used as a store .*not a database", garbage),
-    ("compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1", nothing),
+    ("compute=local compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1", nothing),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from runs import dataframes, part_of
 
 from bnrepro.composition import compose
-from bnrepro.config import Compute, Settings
+from bnrepro.config import Inline, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS
@@ -387,7 +387,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     composed = Settings.parse(compose(["+sweep=figure1", *small, *rates, *few]))
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
     runs = expand(composed.run, *composed.grids)
-    run_all(runs, store, Compute(1, None), Progress(len(runs)))
+    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
     return store.load()
 
 

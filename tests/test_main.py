@@ -62,7 +62,7 @@ def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], her
 def test_true_processes(tmp_path: Path) -> None:
     """Training on two workers, with a class of the user's own, then the script; warnings are errors."""
     (tmp_path / "mine.py").write_text(BROKEN)
-    overrides = [*SMALL, "compute.n_jobs=2", "sweep.grid.model.activation=[mine.Whole,relu]"]
+    overrides = [*SMALL, "compute=local", "compute.n_jobs=2", "sweep.grid.model.activation=[mine.Whole,relu]"]
     trained = in_a_process(["-m", "bnrepro", "+sweep", *overrides], tmp_path)
     assert trained.status == 0
     assert trained.out.startswith("learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite\n")

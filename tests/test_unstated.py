@@ -9,7 +9,7 @@ import pytest
 from runs import dataframes, part_of
 
 from bnrepro.composition import compose
-from bnrepro.config import Compute, Settings
+from bnrepro.config import Inline, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
@@ -103,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     composed = Settings.parse(compose(["+sweep=unstated", *small]))
     runs = expand(composed.run, *composed.grids)
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
-    run_all(runs, store, Compute(1, None), Progress(len(runs)))
+    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
     return store.load(runs)
 
 
