@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING
 
 from . import places
 from .composition import compose
-from .config import RunConfig, Settings
 from .errors import InputError
 from .explain import bad_input_in_one_line
 from .interrupts import end_interrupted
 
 if TYPE_CHECKING:
-    from .store import RunResult
-    from .train import Measurement
-
-MOST_FAILURES = 10
-"""Failed runs that are listed."""
+    from .config import Settings
 
 
 class TrainingFailed(Exception):
@@ -32,28 +27,13 @@ class TrainingFailed(Exception):
 
 def one_run(settings: Settings) -> None:
     """Train one run with live progress, unless it is stored; then say how it ended and where it is."""
-    from tqdm import tqdm
-
-    from .store import Store
-    from .sweep import load_data, train_group
+    from .api import train_one
+    from .config import RunConfig
 
     run = RunConfig.parse(settings.run)
-    store = Store(settings.results_dir / "single", create=True)
-    if (run.run_id, run.code) in store.finished():
+    store, found = train_one(run, settings.results_dir, sys.stdout)
+    if found:
         print(f"found finished in {store.path}")
-    else:
-        data = load_data([run])[run.dataset]
-        with tqdm(total=run.train.steps, unit="step", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-            def watch(measured: Measurement) -> None:
-                line = (
-                    f"step {measured.step:>6}  train loss {measured.train_loss[0]:.4f}  "
-                    f"test accuracy {measured.test_accuracy[0]:.4f}"
-                )
-                bar.write(line, file=sys.stdout)
-                bar.update(measured.step - bar.n)
-
-            store.add(train_group([run], data, watch))
     (row,) = store.load([run]).runs.to_dict("records")
     ending = {
         "done": f"test accuracy {row['test_accuracy']}",
@@ -67,6 +47,7 @@ def one_run(settings: Settings) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
+    from .api import told_failures
     from .experiment import show
     from .store import FILE, Store
     from .sweep import Progress, expand, run_all, without
@@ -98,7 +79,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
-        report_failures(progress.failed, runs, store.path)
+        print(told_failures(progress.failed, runs, store.path), file=sys.stderr)
         raise TrainingFailed
 
 
@@ -112,27 +93,6 @@ def check(settings: Settings, name: str, choice: str | None) -> None:
         raise TrainingFailed
 
 
-def report_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> None:
-    """Say which of the runs failed, in their order, of what, and where to read more."""
-    from .sweep import tell_apart
-
-    print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed:", file=sys.stderr)
-    place = {run.run_id: i for i, run in enumerate(runs)}
-    shown = sorted(failed, key=lambda result: place[result.config.run_id])[:MOST_FAILURES]
-    for result, label in zip(shown, tell_apart([result.config for result in shown], runs), strict=True):
-        print(f"  {label}: {headline(result.error or '')}", file=sys.stderr)
-    if len(failed) > len(shown):
-        print(f"  and {len(failed) - len(shown)} more", file=sys.stderr)
-    print(f"their tracebacks: column error of {store}; the same command tries them again", file=sys.stderr)
-
-
-def headline(error: str) -> str:
-    """The line of a traceback that says what was raised; or the first line of another text."""
-    lines = error.splitlines() or [""]
-    indented = [i for i, line in enumerate(lines[:-1]) if line.startswith("  ")]
-    return lines[indented[-1] + 1] if indented else lines[0]
-
-
 def redraw(file: str) -> None:
     """Main function of ``experiments/NAME.py`` as a script: show what is stored, with the same overrides as the sweep.
 
@@ -141,6 +101,8 @@ def redraw(file: str) -> None:
     sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that import paths lead to the same
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]
     with bad_input_in_one_line(overrides):
+        from .config import Settings
+
         name = Path(file).stem
         settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
         if places.find_experiment(name) != Path(file).resolve():
@@ -163,23 +125,17 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
         InputError: if runs are missing otherwise, naming the command that trains them; or if training was asked for.
     """
     from . import experiment
-    from .store import FILE, Store
-    from .sweep import expand, without
+    from .api import find_stored
 
     if settings.dry_run or settings.force:
         raise InputError("sweep.show=true: not together with sweep.dry_run=true or sweep.force=true")
-    runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
-    store = Store(folder) if (folder / FILE).exists() else None
-    missing = without(runs, store.finished() if store else set())
+    runs, _, missing = find_stored(settings, name, overrides)
     if missing and not (overrides or as_reference) and experiment.has_reference(name):
         print(f"{folder} has not all of the {len(runs)} runs; here is the reference", flush=True)
         experiment.show_reference(name)
     elif missing:
-        command = shlex.join(["python", "-m", "bnrepro", f"+sweep={name}", *overrides])
-        stale = len(store.of_other_code(missing)) if store else 0
-        told = f" ({stale} of them were computed by other code)" if stale else ""
-        raise InputError(f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}")
+        raise InputError(missing)
     elif as_reference:
         experiment.make_reference(name, runs, folder)
     else:

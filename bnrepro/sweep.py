@@ -11,14 +11,14 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import threadpoolctl
-from tqdm import tqdm
+from tqdm import auto, tqdm
 
 from . import workers
 from .config import RUN_KEYS, Compute, Dask, Named, RunConfig, check_run_keys, parse_part, spell
@@ -342,13 +342,18 @@ def without(runs: Sequence[RunConfig], finished: set[tuple[str, str]]) -> list[R
 
 def tell_apart(some: Sequence[RunConfig], runs: Sequence[RunConfig]) -> list[str]:
     """For each of ``some``, its settings that are not the same in all ``runs``, as a command line has them."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        for key, value in _flat(run.to_dict(), ""):
-            values.setdefault(key, set()).add(value)
-    varying = [key for key, found in values.items() if len(found) > 1]
+    keys = varying([run.to_dict() for run in runs])
     flat = [dict(_flat(run.to_dict(), "")) for run in some]
-    return [" ".join(f"{key}={run[key]}" for key in varying if key in run) or "the only run" for run in flat]
+    return [" ".join(f"{key}={run[key]}" for key in keys if key in run) or "the only run" for run in flat]
+
+
+def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The dotted keys of settings whose values are not the same in all that have them."""
+    values: dict[str, set[str]] = {}
+    for each in settings:
+        for key, value in _flat(each, ""):
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
@@ -357,6 +362,13 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, spell(value)
+
+
+def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]:
+    """A bar in a terminal or a notebook; elsewhere one that shows nothing, whose ``disable`` is true."""
+    in_notebook = any(part.__module__ == "tqdm.notebook" for part in auto.tqdm.__mro__)
+    shown = in_notebook or sys.stderr.isatty()
+    return auto.tqdm(total=total, unit=unit, disable=not shown, leave=leave, dynamic_ncols=True)
 
 
 class Progress:
@@ -368,7 +380,7 @@ class Progress:
         self.failed: list[RunResult] = []
         self._noted: set[str] = set()
         self._begin = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._bar = progress_bar(total, "run")
 
     def __call__(self, results: Sequence[RunResult]) -> None:
         """Count the runs of a group that has ended."""

@@ -12,7 +12,7 @@ import pytest
 from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
 
-from bnrepro import sweep
+from bnrepro import api, sweep
 from bnrepro.data import Dataset
 from bnrepro.store import RunResult
 from bnrepro.sweep import train_group
@@ -61,7 +61,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entered.extend(run.run_id for run in runs)
         return train_group(runs, data, *rest)
 
-    monkeypatch.setattr(sweep, "train_group", counted)
+    for module in (sweep, api):
+        monkeypatch.setattr(module, "train_group", counted)
     return entered
 
 

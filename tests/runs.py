@@ -66,8 +66,8 @@ def part_of(results: Results, condition: str) -> Results:
 
 
 def dataframes(results: Results) -> list[pd.DataFrame]:
-    """All four."""
-    return [getattr(results, name) for name in TABLES]
+    """All four, as they were measured."""
+    return [results.table(name) for name in TABLES]
 
 
 def query(file: Path, sql: str) -> list[Any]:

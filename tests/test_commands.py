@@ -12,7 +12,7 @@ from runs import query
 
 import bnrepro
 from bnrepro import config, experiment, sweep
-from bnrepro.commands import headline
+from bnrepro.api import headline
 from bnrepro.store import FILE
 
 # One run

@@ -551,8 +551,8 @@ def test_reference_data_have_no_column_that_is_not_shown(trained: Results, table
     reference = learning_rates.drawn_from(trained)
     assert reference.layers.empty
     assert reference.units.empty
-    for column in getattr(reference, table):
-        without = getattr(reference, table).drop(columns=column)
+    for column in reference.table(table):
+        without = reference.table(table).drop(columns=column)
         tables = dict(zip(TABLES, dataframes(reference), strict=True)) | {table: without}
         with pytest.raises(KeyError):
             everything_shown(Results(**tables))

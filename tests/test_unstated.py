@@ -144,4 +144,4 @@ def test_the_legend_says_where_runs_diverged(tmp_path: Path) -> None:
 def test_reference_data_show_the_same(trained: Results) -> None:
     reference = unstated.drawn_from(trained)
     pd.testing.assert_frame_equal(unstated.score(reference), unstated.score(trained))
-    assert list(reference.curves) == ["run_id", "step", "test_accuracy"]
+    assert list(reference.table("curves")) == ["run_id", "step", "test_accuracy"]
