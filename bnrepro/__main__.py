@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,16 +19,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnrepro import commands, places
 from bnrepro.composition import complete, options, refuse_empty_grids
-from bnrepro.config import Settings
 from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.hydra_setup import COMPLETION, VERSION_BASE
 from bnrepro.interrupts import end_interrupted, stop_on_signals
 
+if TYPE_CHECKING:
+    from bnrepro.config import Settings
+
 
 @hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
 def command(composed: DictConfig) -> None:
     """One run, a sweep, the verification of one, or the benchmark, as the settings say."""
+    from bnrepro.config import Settings
+
     overrides = HydraConfig.get().overrides.task
     with bad_input_in_one_line(overrides):  # here too, since Hydra would print a line of its own
         places.use(HydraConfig.get().runtime)
