@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -317,12 +315,25 @@ def check_run_keys(settings: Mapping[str, Any]) -> None:
     _check_keys(settings, RUN_KEYS, "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where runs are computed, here in processes of this machine; changes no result."""
+    """Where runs are computed; changes no result."""
+
+    group_size: Count | None
+    """How many runs are trained in lock-step; None for as many as pays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inline(Compute):
+    """In this process: ``compute=inline``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel(Compute):
+    """In several processes at once."""
 
     n_jobs: Annotated[int, Field(strict=True)]
-    group_size: Count | None
+    """How many; -1 for one per core, or per thread of the cluster's workers."""
 
     def __post_init__(self) -> None:
         """Check the range."""
@@ -330,11 +341,20 @@ class Compute:
             raise ValueError("n_jobs=0: must be a number of worker processes, or -1 for one per core")
 
 
-@dataclass(frozen=True)
-class Dask(Compute):
-    """On a Dask cluster: that of the scheduler at an address, or one that is started here."""
+@dataclass(frozen=True, kw_only=True)
+class Local(Parallel):
+    """In processes of this machine: ``compute=local``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dask(Parallel):
+    """On a Dask cluster: ``compute=dask``."""
 
     scheduler: str | None
+    """Address of its scheduler; None for a cluster that is started here and ends with the sweep."""
+
+
+COMPUTES: Mapping[str, type[Compute]] = {"local": Local, "dask": Dask, "inline": Inline}
 
 
 @dataclass(frozen=True)
@@ -359,6 +379,8 @@ class Settings:
     """Say what a sweep would do, and do nothing."""
     force: bool
     """Train stored runs again."""
+    show: bool
+    """Show what is stored of a sweep, and train nothing."""
     verify: Verify
     results_dir: Path
     compute: Compute
@@ -374,16 +396,15 @@ class Settings:
         """
         _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify", "benchmark"), "")
         sweep = validated(_Sweep, composed.get("sweep"), "sweep")
-        compute = composed.get("compute")
-        kind = Dask if isinstance(compute, Mapping) and "scheduler" in compute else Compute
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},
             grids=sweep.grids() if "grid" in composed["sweep"] else (),
             dry_run=sweep.dry_run,
             force=sweep.force,
+            show=sweep.show,
             verify=validated(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(_outer(composed, "results_dir", Annotated[str, Field(min_length=1)])),
-            compute=validated(kind, compute, "compute"),
+            compute=_compute(composed.get("compute")),
             benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
         )
 
@@ -392,6 +413,16 @@ def _outer(composed: Mapping[str, Any], key: str, kind: Any) -> Any:
     if key not in composed:
         raise InputError(f"{key}: missing")
     return validated_value(kind, composed[key], key)
+
+
+def _compute(options: object) -> Compute:
+    """The place to compute that the settings name."""
+    if not isinstance(options, Mapping):
+        raise InputError(f"compute={to_override(options)}: must be a group of settings")
+    name = str(options.get("name"))
+    if name not in COMPUTES:
+        raise InputError(f"compute.name={to_override(options.get('name'))}: must be one of {', '.join(COMPUTES)}")
+    return validated(COMPUTES[name], {key: value for key, value in options.items() if key != "name"}, "compute")
 
 
 def _folder(path: str) -> Path:
@@ -405,6 +436,7 @@ def _folder(path: str) -> Path:
 class _Sweep:
     dry_run: bool
     force: bool
+    show: bool
     grid: dict[str, Any] = field(default_factory=dict)
     """Without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)
@@ -418,38 +450,3 @@ def _merge(old: Any, new: Any) -> Any:
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-
-
-MAIN_JOB = "learning_rates"
-BARE = {"+sweep": f"sweep={MAIN_JOB}", "+verify": f"verify.sweep={MAIN_JOB}", "+benchmark": "benchmark=full"}
-
-
-def complete_override(override: str) -> str:
-    """Bare ``+sweep``, ``+verify`` and ``+benchmark`` get the value that Hydra's own grammar asks for.
-
-    No sweep and no benchmark needs its ``+``.
-    """
-    named = re.sub(r"^\+?verify=", "verify.sweep=", re.sub(r"^\+(sweep|benchmark)=", r"\1=", override))
-    return BARE.get(override, named)
-
-
-def compose(overrides: list[str]) -> dict[str, Any]:
-    """Compose ``conf/`` with overrides in Hydra's grammar, for scripts and tests.
-
-    Raises:
-        hydra.errors.HydraException: if there is no such key or option.
-    """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf, open_dict
-
-    from . import places
-    from .startup import VERSION_BASE
-
-    running = GlobalHydra.instance().is_initialized()  # as within the command, where it must not be initialised again
-    with nullcontext() if running else hydra.initialize_config_dir(config_dir=str(places.CONF), **VERSION_BASE):
-        composed = hydra.compose("config", [*map(complete_override, overrides)], return_hydra_config=True)
-        places.use(composed.hydra.runtime)
-        with open_dict(composed):
-            del composed["hydra"]
-        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))

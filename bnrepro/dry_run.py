@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import workers
-from .config import Compute, RunConfig
+from .config import Compute, Parallel, RunConfig
 from .data import Dataset
 from .recipe import events
 from .store import Store
@@ -67,7 +67,8 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
     if each is None or own is None:
         print("memory: can't be measured on this system")
     else:
-        print(f"memory: about {_megabytes(each)} in each of {at_once} workers and {_megabytes(own)} here")
+        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
+        print(f"memory: about {beside}{_megabytes(own)} here")
     print("nothing was trained or stored: sweep.dry_run=true")
 
 

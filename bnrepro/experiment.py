@@ -94,12 +94,24 @@ def has_reference(name: str) -> bool:
     return (places.REFERENCE / name / "runs.csv.xz").exists()
 
 
+def load_reference(name: str) -> Results:
+    """The reference data.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if not has_reference(name):
+        known = sorted(path.parent.name for path in places.REFERENCE.glob("*/runs.csv.xz"))
+        raise InputError(f"reference/{name}: must be one of {', '.join(f'reference/{each}' for each in known)}")
+    return read_tables(places.REFERENCE / name)
+
+
 def show_reference(name: str) -> None:
     """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
     experiment = find_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
-    _present(experiment, read_tables(places.REFERENCE / name), shown / name)
+    _present(experiment, load_reference(name), shown / name)
 
 
 def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> None:
@@ -115,19 +127,19 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     results = Store(sweep_folder).load(runs)
     measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
     # The runs are whole, with all of their provenance.
-    write_tables(Results(results.runs, measured.curves, measured.layers, measured.units), places.REFERENCE / name)
+    write_tables(Results(results.runs, *map(measured.table, TABLES[1:])), places.REFERENCE / name)
     show_reference(name)
 
 
 def write_tables(results: Results, folder: Path) -> None:
     """Write each table that has rows to TABLE.csv.xz, measures with five significant digits.
 
-    Settings that are lists or mappings are in JSON.
+    Settings are in ``runs`` alone, those that are lists or mappings in JSON.
     """
     from .figures import whole
 
     for name in TABLES:
-        table = getattr(results, name)
+        table = results.table(name)
         others = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):

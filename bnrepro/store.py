@@ -25,7 +25,7 @@ from .diagnostics import ALWAYS
 from .errors import InputError
 from .provenance import software
 from .recipe import NORMS, Outcome
-from .settings import flatten, to_json
+from .settings import flatten, to_json, to_override
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
 SCHEMA_VERSION = 3
 AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
-SETTINGS = ", ".join(
+_OWN_COLUMNS = ", ".join(
     f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
 )
 SCHEMA = f"""
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were stored
     run_id TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
-    {SETTINGS},
+    {_OWN_COLUMNS},
     test_accuracy REAL,   -- on the whole test set after the last step; NULL unless done
     diverged_at INTEGER,  -- updates done before the loss left the finite range
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
@@ -124,35 +124,76 @@ class RunResult(Outcome):
 class Results:
     """Tidy tables: one row per run; per run and step; and per layer or unit of these (1 is the first).
 
-    ``curves``, ``layers`` and ``units`` have the columns of the diagnostics that were on. Each is a DataFrame, or
-    given as a function that is called for it at first use.
+    ``curves``, ``layers`` and ``units`` have the columns of the diagnostics that were on, and the settings that vary,
+    lists as text. Each is a DataFrame, or given as a function that is called for it at first use.
     """
 
     def __init__(self, runs: pd.DataFrame, curves: Measured, layers: Measured, units: Measured) -> None:
-        """Take the tables as they are."""
+        """Take the tables; settings that curves, layers or units have are left out, as those of ``runs`` are joined."""
         self.runs = runs
         self._measured = {"curves": curves, "layers": layers, "units": units}
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def __repr__(self) -> str:
+        """How many runs there are, how they ended, and which settings vary."""
+        count = len(self.runs)
+        text = f"{count} run{'s' * (count != 1)}"
+        ended = self.runs["status"].tolist() if "status" in self.runs else []
+        if counts := [f"{ended.count(s)} {s}" for s in ("done", "diverged", "failed") if s in ended]:
+            text += f": {', '.join(counts)}"
+        return f"{text}; varies: {', '.join(self.varying)}" if self.varying else text
+
+    @functools.cached_property
+    def varying(self) -> list[str]:
+        """The settings that are not the same in all runs that have them, by their columns in ``runs``."""
+        settings = filter(_is_setting, self.runs)
+        return [str(name) for name in settings if len({*map(str, self.runs[name].dropna())}) > 1]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Table ``runs``, or one of the others as it was measured, without settings."""
+        if name == "runs":
+            return self.runs
         table = self._measured[name]
         if callable(table):
             table = self._measured[name] = table()
-        return table
+        settings = [*filter(_is_setting, table)]
+        return table.drop(columns=settings) if settings else table
 
-    @property
+    def _with_settings(self, name: str) -> pd.DataFrame:
+        table = self.table(name)
+        if not self.varying or "run_id" not in table:
+            return table
+        settings = self.runs[["run_id", *self.varying]]
+        lists = {name: settings[name].map(_hashable) for name in self.varying if settings[name].dtype == object}
+        joined = table.merge(settings.assign(**lists), on="run_id", how="left", validate="many_to_one")
+        return joined[["run_id", *self.varying, *(column for column in table if column != "run_id")]]
+
+    @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """Run × step."""
-        return self._table("curves")
+        return self._with_settings("curves")
 
-    @property
+    @functools.cached_property
     def layers(self) -> pd.DataFrame:
         """Run × step × layer."""
-        return self._table("layers")
+        return self._with_settings("layers")
 
-    @property
+    @functools.cached_property
     def units(self) -> pd.DataFrame:
         """Run × step × unit of the last hidden layer."""
-        return self._table("units")
+        return self._with_settings("units")
+
+
+def _hashable(value: Any) -> Any:
+    """Lists as a command line has them, so that rows can be grouped by them."""
+    return to_override(value) if isinstance(value, list | dict) else value
+
+
+SETTINGS = {COLUMNS.get(found.key, found.key) for found in declared_settings()}
+"""Columns of table ``runs`` that are settings; so are those of a user's own classes, which have dotted names."""
+
+
+def _is_setting(column: object) -> bool:
+    return column in SETTINGS or "." in str(column)
 
 
 class Store:
@@ -457,20 +498,3 @@ def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
 
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms}
 """From each earlier schema to this one."""
-
-
-def load(name_or_path: str | Path, results_dir: str | Path = "results") -> Results:
-    """Load a sweep by its name in ``results_dir``, or by the path of its folder or file.
-
-    Returns:
-        ``.runs``, ``.curves``, ``.layers`` and ``.units``, as :meth:`Store.load` describes.
-
-    Raises:
-        InputError: if there is no such store.
-    """
-    path = Path(name_or_path)
-    if path.name == FILE:
-        path = path.parent
-    elif not (path / FILE).is_file():
-        path = Path(results_dir) / path
-    return Store(path).load()

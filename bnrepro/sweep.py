@@ -6,17 +6,18 @@ import copy
 import itertools
 import math
 import sys
+import threading
 import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import numpy as np
-from tqdm import tqdm
+from tqdm import auto, tqdm
 
 from . import workers
 from .config import RUN_KEYS, Compute, Dask, RunConfig, check_run_keys, parse_part
@@ -41,7 +42,7 @@ HEARTBEAT = CLAIM_SECONDS / 6
 """Seconds between two signs of life to other sweeps on the same store."""
 
 POLL = 1.0
-"""Seconds between two looks at what another sweep has finished."""
+"""Seconds between two looks at what another sweep has finished, and at how many workers there are."""
 
 
 def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig]:
@@ -201,10 +202,27 @@ def run_all(
     if not missing:
         return
     owner = uuid.uuid4().hex
+    with _claims(store, owner), workers.start(compute, load_data(missing)) as started:
+        _Driver(store, owner, started, compute, progress, force).drive(missing)
+
+
+@contextmanager
+def _claims(store: Store, owner: str) -> Iterator[None]:
+    """Keep the claims of ``owner`` alive, in a thread of its own, since training may hold this one; then drop them."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            with suppress(InputError):  # a store that can't be written says so when results are stored
+                store.heartbeat(owner)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
     try:
-        with workers.start(compute, load_data(missing)) as started:
-            _Driver(store, owner, started, compute, progress, force).drive(missing)
+        yield
     finally:
+        ended.set()
+        heart.join()
         with suppress(InputError):  # they are void once this process has ended
             store.release(owner)
 
@@ -225,7 +243,6 @@ class _Driver:
         self.suspected: set[str] = set()
         self.elsewhere: list[RunConfig] = []
         """Runs that another sweep had claimed."""
-        self.last_heartbeat = time.monotonic()
 
     def drive(self, missing: Sequence[RunConfig]) -> None:
         """Train what is missing."""
@@ -237,15 +254,12 @@ class _Driver:
             while self.queue and len(self.in_training) < max(1, at_once):
                 self._claim_and_train(self.queue.popleft())
             if self.in_training:
-                for future in wait(self.in_training, HEARTBEAT, FIRST_COMPLETED).done:
+                for future in wait(self.in_training, POLL, FIRST_COMPLETED).done:
                     self._end(future)
             elif self.suspects:
                 self._claim_and_train([self.suspects.popleft()])
             elif self.elsewhere:
                 self._wait_for_others()
-            if time.monotonic() - self.last_heartbeat > HEARTBEAT:
-                self.store.heartbeat(self.owner)
-                self.last_heartbeat = time.monotonic()
 
     def _enqueue(self, runs: Sequence[RunConfig]) -> None:
         self.queue.extend(form_groups(runs, max(1, self.workers.count), self.compute.group_size))
@@ -303,15 +317,25 @@ def without(runs: Sequence[RunConfig], finished: set[tuple[str, str]]) -> list[R
 
 def tell_apart(some: Sequence[RunConfig], runs: Sequence[RunConfig]) -> list[str]:
     """For each of ``some``, its settings that are not the same in all ``runs``, as a command line has them."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        for key, value in flatten(run.to_dict()):
-            values.setdefault(key, set()).add(to_override(value))
-    varying = [key for key, found in values.items() if len(found) > 1]
+    keys = varying([run.to_dict() for run in runs])
     flat = [dict(flatten(run.to_dict())) for run in some]
-    return [
-        " ".join(f"{key}={to_override(run[key])}" for key in varying if key in run) or "the only run" for run in flat
-    ]
+    return [" ".join(f"{key}={to_override(run[key])}" for key in keys if key in run) or "the only run" for run in flat]
+
+
+def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The dotted keys of settings whose values are not the same in all that have them."""
+    values: dict[str, set[str]] = {}
+    for each in settings:
+        for key, value in flatten(each):
+            values.setdefault(key, set()).add(to_override(value))
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]:
+    """A bar in a terminal or a notebook; elsewhere one that shows nothing, whose ``disable`` is true."""
+    in_notebook = any(part.__module__ == "tqdm.notebook" for part in auto.tqdm.__mro__)
+    shown = in_notebook or sys.stderr.isatty()
+    return auto.tqdm(total=total, unit=unit, disable=not shown, leave=leave, dynamic_ncols=True)
 
 
 class Progress:
@@ -323,7 +347,7 @@ class Progress:
         self.failed: list[RunResult] = []
         self._noted: set[str] = set()
         self._begin = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._bar = progress_bar(total, "run")
 
     def __call__(self, results: Sequence[RunResult]) -> None:
         """Count the runs of a group that has ended."""

@@ -119,7 +119,7 @@ def compare(stored: Results, here: Results) -> pd.DataFrame:
     tables: dict[str, list[str]] = {"runs": [], **MEASURED}
     for name, keys in tables.items():
         columns = slice(None) if keys else ["run_id", *OUTCOME]
-        one, other = (getattr(results, name).loc[:, columns].set_index(["run_id", *keys]) for results in (stored, here))
+        one, other = (results.table(name).loc[:, columns].set_index(["run_id", *keys]) for results in (stored, here))
         missing = one.index.symmetric_difference(other.index)
         one, other = one.align(other)
         either = one.notna() | other.notna()

@@ -1,6 +1,6 @@
-"""Where groups are trained: in processes of this machine, or on a Dask cluster.
+"""Where groups are trained: in this process, in others of this machine, or on a Dask cluster.
 
-Both take a task and return a future of its result, so that whoever drives a sweep knows at any moment which groups are
+All take a task and return a future of its result, so that whoever drives a sweep knows at any moment which groups are
 in training, and a worker that dies takes no other's group with it. Calling ``joblib.Parallel`` would be shorter, but
 loky's pool gives up on all its tasks when one worker dies, and joblib's Dask backend waits for ever for a task that
 Dask has given up (joblib 1.6).
@@ -14,9 +14,9 @@ import importlib
 import logging
 import os
 import platform
-import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +30,9 @@ import joblib
 import threadpoolctl
 from loky import ProcessPoolExecutor
 from loky.backend import resource_tracker
+from loky.process_executor import TerminatedWorkerError
 
-from .config import Compute, Dask, RunConfig
+from .config import Compute, Dask, Inline, Parallel, RunConfig
 from .data import Dataset, Source
 from .errors import InputError
 from .settings import Choice
@@ -57,8 +58,12 @@ class Workers(Protocol):
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
         """Call ``task(runs, data)`` in a worker, with the data set of the runs.
 
-        The future raises InputError if the code there is not the code here.
+        The future raises InputError if the code there is not the code here, and WorkerDied if its process died.
         """
+
+
+class WorkerDied(Exception):
+    """The process that trained a group has ended without a result; the message says with which exit code."""
 
 
 @contextlib.contextmanager
@@ -68,18 +73,19 @@ def start(compute: Compute, data: Data) -> Iterator[Workers]:
     Raises:
         InputError: if there is no room for the data sets, or no scheduler at the address given, or no Dask.
     """
+    if isinstance(compute, Inline):
+        yield _Inline(data)
+        return
+    assert isinstance(compute, Parallel)
     with _cluster(compute, data) if isinstance(compute, Dask) else _processes(compute, data) as workers:
         yield workers
 
 
 def cause_of_death(error: BaseException) -> str | None:
     """Why the worker of a task died, if that is why the task has no result."""
-    if isinstance(error, BrokenExecutor):
-        codes = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
-        return f"exit code {codes[1]}" if codes else str(error)
-    if type(error).__name__ == "KilledWorker":  # of distributed, which need not be installed
-        return str(error)
-    return None
+    distributed = sys.modules.get("distributed")  # which need not be installed
+    died = (WorkerDied, distributed.KilledWorker) if distributed else WorkerDied
+    return str(error) if isinstance(error, died) else None
 
 
 def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], data: Dataset) -> Result:
@@ -95,11 +101,32 @@ def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], da
     return task(runs, data)
 
 
+# This process
+
+
+class _Inline:
+    """One group after another; a breakpoint in a layer stops there, and Ctrl-C comes through."""
+
+    count = 1
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+        future: Future[Result] = Future()
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            try:
+                future.set_result(task(runs, self._data[runs[0].dataset]))
+            except Exception as error:
+                future.set_exception(error)
+        return future
+
+
 # Processes of this machine
 
 
 @contextlib.contextmanager
-def _processes(compute: Compute, data: Data) -> Iterator[Workers]:
+def _processes(compute: Parallel, data: Data) -> Iterator[Workers]:
     with tempfile.TemporaryDirectory(prefix="bnrepro-") as folder:
         files = {name: str(Path(folder) / str(number)) for number, name in enumerate(data)}
         for name, dataset in data.items():
@@ -128,16 +155,16 @@ class _Processes:
 
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
         free = next(i for i in range(self.count) if i not in self._last or self._last[i].done())
-        if free not in self._last or isinstance(self._last[free].exception(), BrokenExecutor):
+        work = _work_on_file, task, runs, [run.code for run in runs], self._files[runs[0].dataset]
+        try:
+            future = self._executors[free].submit(*work)
+        except (KeyError, BrokenExecutor):  # none yet, or its process has died
             self._executors[free] = ProcessPoolExecutor(
                 1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
             )
-        code = [run.code for run in runs]
-        future: Future[Result] = self._executors[free].submit(
-            _work_on_file, task, runs, code, self._files[runs[0].dataset]
-        )
-        self._last[free] = future
-        return future
+            future = self._executors[free].submit(*work)
+        self._last[free] = _with_exit_code(future, self._executors[free])
+        return self._last[free]
 
     def end(self) -> None:
         """Kill them, all at once, and wait until the last has ended."""
@@ -148,16 +175,43 @@ class _Processes:
         self._alive.close()
 
 
+def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Future[Result]:
+    """A future of the same, which raises WorkerDied where loky's tells the exit code in prose only."""
+    outcome: Future[Result] = Future()
+
+    def end(future: Future[Result]) -> None:
+        error = future.exception()
+        if isinstance(error, TerminatedWorkerError):
+            processes = [*executor._processes.values()]  # the one; after this, loky forgets it
+            for process in processes:
+                process.join(1)
+            codes = " or ".join(_spelled(process.exitcode) for process in processes)
+            outcome.set_exception(WorkerDied(f"exit code {codes or 'unknown'}"))
+        elif error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(future.result())
+
+    future.add_done_callback(end)
+    return outcome
+
+
+def _spelled(exit_code: int | None) -> str:
+    with contextlib.suppress(ValueError):  # no signal
+        return f"{signal.Signals(-(exit_code or 0)).name}({exit_code})"
+    return "unknown" if exit_code is None else str(exit_code)
+
+
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # which Windows has not
 
 
 def _start_tracker() -> None:
     """Start the process that removes what loky leaves behind, so that the end of a terminal does not end it."""
     if HANGUP:
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
     resource_tracker.ensure_running()  # inherits what is blocked
     if HANGUP:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(alive: Connection, folder: str) -> None:
@@ -196,9 +250,11 @@ def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
         dask: Any = importlib.import_module("dask")
     except ModuleNotFoundError as error:
         raise InputError("compute=dask: Dask is not installed; python -m pip install -e '.[dask]' does that") from error
-    for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):  # what matters is said here
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
+        for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # what matters is said here
         options = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ONE_THREAD.items()}
         # The data sets are meant to travel with the graph.
         options["distributed.admin.large-graph-warning-threshold"] = "1TB"

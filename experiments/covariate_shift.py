@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bnrepro import InputError, Results
-from bnrepro.__main__ import redraw
+from bnrepro.commands import redraw
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
 
 

@@ -27,7 +27,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
-from bnrepro.__main__ import redraw
+from bnrepro.commands import redraw
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 PAPER = Path(__file__).with_name("paper")

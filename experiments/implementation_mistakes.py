@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from bnrepro import Results
-from bnrepro.__main__ import redraw
+from bnrepro.commands import redraw
 
 TITLES = {
     ("mlp", "batch"): "right",

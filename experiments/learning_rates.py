@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import bootstrap
 
 from bnrepro import Results
-from bnrepro.__main__ import redraw
+from bnrepro.commands import redraw
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
 
 USABLE = 0.9

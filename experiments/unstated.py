@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
-from bnrepro.__main__ import redraw
+from bnrepro.commands import redraw
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 TARGET = 0.9

@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 import bnrepro
 from bnrepro import sweep, workers
-from bnrepro.config import RUN_KEYS, Compute, RunConfig, compose
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, Compute, Local, RunConfig
 from bnrepro.store import RunResult, Store
 from bnrepro.workers import Data
 
@@ -65,7 +66,7 @@ def begin(folder: Path) -> None:
         store.of_other_code(missing)
         done(f"{len(missing):,} missing")
     with clock("begin"), suppress(Begun), patch.object(workers, "start", start_stubs):
-        sweep.run_all(runs, store, Compute(2, None), sweep.Progress(len(missing)))
+        sweep.run_all(runs, store, Local(n_jobs=2, group_size=None), sweep.Progress(len(missing)))
 
 
 def load(folder: Path) -> None:

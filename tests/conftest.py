@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import BROKEN, Ended
+from hydra.core.global_hydra import GlobalHydra
 
-from bnrepro import workers
-from bnrepro.config import Compute, Dask, RunConfig
-from bnrepro.workers import Data, Workers
-
-
-class Here:
-    """Trains in this process, where a test can look on, and without the seconds that a worker takes to start."""
-
-    count = 1
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-
-    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(task(runs, self.data[runs[0].dataset]))
-        return future
+from bnrepro import api, sweep
+from bnrepro.data import Dataset
+from bnrepro.store import RunResult
+from bnrepro.sweep import train_group
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_job_is_this_process() -> Iterator[None]:
-    """With ``n_jobs=1``, nothing but a true command starts a worker; with more, workers are true."""
-    start = workers.start
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, in which a command must leave nothing but its results."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield folder
+    assert {path.name for path in folder.iterdir()} <= {"results", "given"}
 
-    @contextmanager
-    def start_if_several(compute: Compute, data: Data) -> Iterator[Workers]:
-        if compute.n_jobs == 1 and not isinstance(compute, Dask):
-            yield Here(data)
-        else:
-            with start(compute, data) as started:
-                yield started
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(workers, "start", start_if_several)
-        yield
+@pytest.fixture
+def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """``python -m bnrepro *arguments`` in this process, or a script."""
+
+    def call(*arguments: str, script: Path | None = None) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [str(script or "bnrepro"), *arguments])
+        status: Any = 0
+        try:
+            if script:
+                runpy.run_path(str(script), run_name="__main__")
+            else:
+                runpy.run_module("bnrepro", run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            GlobalHydra.instance().clear()
+        return Ended(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the runs for which training was really entered."""
+    entered: list[str] = []
+
+    def counted(runs: Sequence[Any], data: Dataset, *rest: Any) -> list[RunResult]:
+        entered.extend(run.run_id for run in runs)
+        return train_group(runs, data, *rest)
+
+    for module in (sweep, api):
+        monkeypatch.setattr(module, "train_group", counted)
+    return entered
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with an activation ``Broken`` and another, ``Whole``."""
+    (tmp_path / "mine_of_a_test.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "mine_of_a_test"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnrepro.config import RUN_KEYS, RunConfig, compose
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.datasets import IDX_FILES
 from bnrepro.experiment import TABLES
 from bnrepro.store import Results
@@ -65,8 +66,8 @@ def part_of(results: Results, condition: str) -> Results:
 
 
 def dataframes(results: Results) -> list[pd.DataFrame]:
-    """All four."""
-    return [getattr(results, name) for name in TABLES]
+    """All four, as they were measured."""
+    return [results.table(name) for name in TABLES]
 
 
 def query(file: Path, sql: str) -> list[Any]:

@@ -1,6 +1,7 @@
 """The benchmark's parts, on next to nothing: no time is checked, and neither JAX nor PyTorch is needed."""
 
 import itertools
+import runpy
 import subprocess
 import sys
 import time
@@ -13,12 +14,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from bnrepro import __main__ as command_line
 from bnrepro import benchmark
 from bnrepro.benchmark import around, contest
 from bnrepro.benchmark.charts import bars, growth_curves
 from bnrepro.benchmark.contestants import ARMS, CONTESTANTS, Case, Contestant, Floor, LockStep, stand_in
-from bnrepro.config import RunConfig, Settings, complete_override, compose
+from bnrepro.composition import complete, compose
+from bnrepro.config import RunConfig, Settings
 from bnrepro.datasets import IDX
 from bnrepro.layers import Array
 from bnrepro.sweep import train_group
@@ -176,13 +177,13 @@ def test_the_command_runs_it(given: str, size: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(benchmark, "benchmark", lambda s: called.append((s.results_dir, s.benchmark)))
     monkeypatch.setattr(sys, "argv", ["bnrepro", given, f"results_dir={tmp_path}"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    command_line.main()
+    runpy.run_module("bnrepro", run_name="__main__")
     assert called == [(tmp_path, size)]
 
 
 def test_it_is_off_by_default_and_has_two_sizes() -> None:
     assert Settings.parse(compose([])).benchmark is None
-    assert complete_override("+benchmark") == "benchmark=full"
+    assert complete(["+benchmark"]) == ["benchmark=full"]
     with pytest.raises(ValueError, match="benchmark=slow: must be 'full' or 'quick'"):
         Settings.parse(compose(["+benchmark=slow"]))
 

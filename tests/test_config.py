@@ -6,21 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
-from hydra.errors import HydraException
 from runs import TINY, a_run, settings
 
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.config import RUN_KEYS, Compute, RunConfig, Settings, compose, validated
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, Inline, Local, RunConfig, Settings, validated
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
-from bnrepro.places import CONF
 from bnrepro.provenance import code_digest
 from bnrepro.recipe import Init
 from bnrepro.settings import to_override
-from bnrepro.startup import VERSION_BASE
 
 BATCH = {"model.norm": "batch"}
 
@@ -409,13 +406,8 @@ def test_compose_gives_every_setting_of_conf_with_overrides() -> None:
     (grid,) = parsed.grids
     assert grid["seed"] == [7]
     assert parsed.results_dir == Path("~/here").expanduser()
-    assert parsed.compute == Compute(n_jobs=-1, group_size=None)
-
-
-@pytest.mark.parametrize("override", ["model.foo=1", "dataset=foo", "+sweep=foo", "model.hidden=[1"])
-def test_compose_raises_what_hydra_raises(override: str) -> None:
-    with pytest.raises(HydraException):
-        compose([override])
+    assert parsed.compute == Local(n_jobs=-1, group_size=None)
+    assert Settings.parse(compose(["compute=inline"])).compute == Inline(group_size=None)
 
 
 def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
@@ -441,9 +433,12 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1 for one per core"),
         ("compute.n_jobs=abc", "compute.n_jobs=abc: must be a valid integer"),
         ("compute.n_jobs=true", "compute.n_jobs=true: must be a valid integer"),
+        ("compute.name=slurm", "compute.name=slurm: must be one of local, dask, inline"),
+        ("~compute.name", "compute.name=null: must be one of local, dask, inline"),
+        ("compute.name=inline", "compute.n_jobs=-1: no such key; known are group_size"),
         ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
-        ("+compute.foo=0", "compute.foo=0: no such key; known are n_jobs, group_size"),
-        ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, grid, more"),
+        ("+compute.foo=0", "compute.foo=0: no such key; known are group_size, n_jobs"),
+        ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, show, grid, more"),
         ("+sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
         ("+sweep.grid=[1]", "sweep.grid=[1]: must be a valid dictionary"),
     ],
@@ -455,7 +450,7 @@ def test_bad_settings_around_a_run(override: str, start: str) -> None:
 
 
 def test_validated_converts_and_returns_the_dataclass() -> None:
-    assert validated(Compute, {"n_jobs": 2, "group_size": None}, "compute") == Compute(2, None)
+    assert validated(Local, {"n_jobs": 2, "group_size": None}, "compute") == Local(n_jobs=2, group_size=None)
 
 
 @pytest.mark.parametrize(
@@ -562,9 +557,3 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_defa
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)
-
-
-def test_settings_can_be_composed_within_the_command() -> None:
-    with hydra.initialize_config_dir(config_dir=str(CONF), **VERSION_BASE):
-        within = compose(["train.steps=7"])
-    assert within == compose(["train.steps=7"])

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from runs import dataframes, part_of, settings
 
-from bnrepro.config import Compute
+from bnrepro.config import Inline
 from bnrepro.errors import InputError
 from bnrepro.experiment import find_experiment, read_tables, write_tables
 from bnrepro.figures import look
@@ -168,7 +168,7 @@ def test_arms_are_in_the_order_of_the_paper_then_by_rate() -> None:
 def train(folder: Any, grid: dict[str, Any], **changes: Any) -> Results:
     store = Store(folder, create=True)
     runs = expand(settings(changes), grid)
-    run_all(runs, store, Compute(1, None), Progress(len(runs)))
+    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
     return store.load()
 
 

@@ -78,7 +78,7 @@ def on(cluster: Cluster) -> list[str]:
 def test_the_same_bits_on_one_and_two_processes_and_on_dask_though_a_worker_is_killed(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two", "dask", "local cluster")]
     one, two, dask, local = folders
-    assert finish(one, [*TWELVE, "compute.n_jobs=1"])[0] == 0
+    assert finish(one, [*TWELVE, "compute=inline"])[0] == 0
     assert finish(two, [*TWELVE, "compute.n_jobs=2", "compute.group_size=3"])[0] == 0
     assert finish(local, [*TWELVE, "compute=dask", "compute.n_jobs=2"])[0] == 0
     with a_cluster(tmp_path / "elsewhere") as cluster, a_sweep(dask, on(cluster)) as sweep:

@@ -9,8 +9,9 @@ import pytest
 from runs import a_run, settings
 
 from bnrepro import places
-from bnrepro.__main__ import redraw
-from bnrepro.config import Settings, compose
+from bnrepro.commands import redraw
+from bnrepro.composition import compose
+from bnrepro.config import Settings
 from bnrepro.experiment import figure_folder, find_experiment, read_tables, show, write_tables
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.store import Results, RunResult, Store

@@ -207,7 +207,7 @@ def test_a_sweep_takes_over_what_a_killed_one_held(tmp_path: Path, undisturbed: 
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
-    wide = [*TWELVE, "model.hidden=[100]", "diagnostics=[units]", "compute.n_jobs=1"]
+    wide = [*TWELVE, "model.hidden=[100]", "diagnostics=[units]", "compute=inline"]
     size = 300_000
     limits = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
     with a_sweep(tmp_path, wide, limits) as sweep:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from runs import dataframes, part_of
 
-from bnrepro.config import Compute, Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import Inline, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS
@@ -386,7 +387,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     composed = Settings.parse(compose(["+sweep=figure1", *small, *rates, *few]))
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
     runs = expand(composed.run, *composed.grids)
-    run_all(runs, store, Compute(1, None), Progress(len(runs)))
+    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
     return store.load()
 
 
@@ -411,7 +412,7 @@ def test_the_small_sweep_diverges_and_has_units(trained: Results) -> None:
     assert set(table["seeds"]) == {2}
     assert (table["diverged"] == np.where(table.index.get_level_values("lr") == 1e6, 2, 0)).all()
     assert table[["largest", "mean"]].isna().all(axis=None)
-    assert trained.units.merge(trained.runs).groupby("norm")["step"].nunique().to_dict() == {"none": 41, "batch": 41}
+    assert trained.units.groupby("norm")["step"].nunique().to_dict() == {"none": 41, "batch": 41}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -424,7 +425,7 @@ def test_any_part_of_the_sweep_can_be_shown(trained: Results, part: str) -> None
         for figure in figures.values():
             figure.draw_without_rendering()
             assert figure.legends
-    measured = set(results.units.merge(results.runs)["norm"])
+    measured = set(results.runs.loc[results.runs["run_id"].isin(results.units["run_id"]), "norm"])
     with_units = [f"units-{norm}" for norm in ("none", "batch") if norm in measured]
     assert [*figures] == ["figure1a", "settings", *(["figure1bc"] if len(with_units) == 2 else []), *with_units]
     assert {norm for norm, *_ in figure1.score(results).index} == set(results.runs["norm"])
@@ -465,8 +466,8 @@ def test_of_the_results_no_more_is_kept_than_is_drawn(trained: Results) -> None:
         "model.init.std",
         "train.measurements",
     }
-    assert [*kept.curves] == ["run_id", "step", "test_accuracy"]
-    assert [*kept.units] == ["run_id", "step", "unit", "p15", "p50", "p85"]
+    assert [*kept.table("curves")] == ["run_id", "step", "test_accuracy"]
+    assert [*kept.table("units")] == ["run_id", "step", "unit", "p15", "p50", "p85"]
     assert kept.layers.empty
     assert len(kept.runs) == len(trained.runs)
     assert set(kept.units["run_id"]).isdisjoint(kept.curves["run_id"])

@@ -9,7 +9,8 @@ import pytest
 from gradients import assert_gradients
 
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.config import Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look, save
 from bnrepro.layers import Array, Arrays

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from runs import dataframes, part_of, settings
 
-from bnrepro.config import Compute, RunConfig
+from bnrepro.config import Inline, RunConfig
 from bnrepro.experiment import TABLES, find_experiment, read_tables, show, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
@@ -448,7 +448,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[RunConfig], Pa
     """The runs of the grid, and the folder of their store."""
     folder = tmp_path_factory.mktemp("sweep")
     runs = expand(settings({"model.hidden": [16, 16], "train.steps": 60}), GRID)
-    run_all(runs, Store(folder, create=True), Compute(1, None), Progress(len(runs)))
+    run_all(runs, Store(folder, create=True), Inline(group_size=None), Progress(len(runs)))
     return runs, folder
 
 
@@ -552,8 +552,8 @@ def test_reference_data_have_no_column_that_is_not_shown(trained: Results, table
     reference = learning_rates.drawn_from(trained)
     assert reference.layers.empty
     assert reference.units.empty
-    for column in getattr(reference, table):
-        without = getattr(reference, table).drop(columns=column)
+    for column in reference.table(table):
+        without = reference.table(table).drop(columns=column)
         tables = dict(zip(TABLES, dataframes(reference), strict=True)) | {table: without}
         with pytest.raises(KeyError):
             everything_shown(Results(**tables))

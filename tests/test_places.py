@@ -11,7 +11,7 @@ import pytest
 
 import bnrepro
 from bnrepro import places
-from bnrepro.config import compose
+from bnrepro.composition import compose
 from bnrepro.errors import InputError
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE, find_experiment
 

@@ -8,7 +8,8 @@ import pytest
 from runs import a_run
 
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.config import RunConfig, Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import RunConfig, Settings
 from bnrepro.data import Dataset
 from bnrepro.datasets import Digits
 from bnrepro.layers import Conv2D, Dense, Dropout, Layer, Normal, ReLU, Sigmoid, Tanh, he, xavier

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from runs import a_run, assert_same_results, query
+from runs import a_run, assert_same_results, part_of, query
 
 import bnrepro
 from bnrepro import store as module
@@ -39,7 +39,6 @@ from bnrepro.store import (
     Results,
     RunResult,
     Store,
-    load,
 )
 
 REQUIRED = {
@@ -318,12 +317,15 @@ def test_a_whole_store_is_loaded_as_last_stored_and_says_if_that_mixes_code(
     of_code(monkeypatch, "new")
     store.add([a_result(0.1, curves=[])])
     with pytest.warns(UserWarning, match="2 versions of the code; column code tells which$") as warned:
-        results = load(store.path)
+        results = bnrepro.load(store.path)
     assert [Path(warning.filename) for warning in warned] == [Path(__file__)]
     assert results.runs["code"].tolist() == ["new", "old"]
     assert len(results.curves) == 2
     store.add([a_result(0.2)])
-    assert load(store.path).runs["code"].tolist() == ["new", "new"]  # without a warning, which would be an error
+    assert bnrepro.load(store.path).runs["code"].tolist() == [
+        "new",
+        "new",
+    ]  # without a warning, which would be an error
 
 
 # Stores of an earlier schema
@@ -399,7 +401,7 @@ def test_a_class_by_its_import_path_is_no_other_version_of_the_code(store: Store
     mistake = a_run({"model.norm": "bnrepro.experiments.wrong_layers.BiasedVariance"})
     assert mistake.code != a_run().code
     store.add([a_result(), RunResult(mistake)])
-    assert len(load(store.path).runs) == 2  # without a warning, which would be an error
+    assert len(bnrepro.load(store.path).runs) == 2  # without a warning, which would be an error
 
 
 @pytest.mark.parametrize(
@@ -728,7 +730,7 @@ def test_a_store_that_may_only_be_read_is_read_and_not_written(
     store.path.parent.chmod(0o555)
     before = store.path.read_bytes()
     permissions()
-    assert len(load(store.path).curves) == 2
+    assert len(bnrepro.load(store.path).curves) == 2
     with pytest.raises(InputError, match=r"sweep: can't be written; name another results_dir$"):
         Store(store.path.parent, create=True)
     for write in (lambda: store.add([a_result(0.2)]), lambda: store.claim([a_run({"seed": 7})], "a")):
@@ -746,38 +748,45 @@ def test_a_folder_that_may_not_be_written_is_named(open_to_all: Path, permission
         Store(open_to_all / "sweep" / "below", create=True)
 
 
-# load()
+# Results
 
 
-@pytest.mark.parametrize("spelling", ["name", "folder", "file", "text"])
-def test_load_by_name_or_path(store: Store, monkeypatch: pytest.MonkeyPatch, spelling: str) -> None:
-    store.add([a_result()])
-    folder = store.path.parent
-    monkeypatch.chdir(folder.parent)
-    results = {
-        "name": lambda: load("sweep", results_dir=folder.parent),
-        "folder": lambda: bnrepro.load(Path("sweep")),
-        "file": lambda: load(store.path),
-        "text": lambda: load(str(store.path)),
-    }[spelling]()
-    assert len(results.runs) == 1
+def test_results_say_how_many_runs_ended_how_and_what_varies(store: Store) -> None:
+    assert repr(store.load()) == "0 runs"
+    store.add([a_result(0.1, test_accuracy=None, status="diverged", diverged_at=3)])
+    assert repr(store.load()) == "1 run: 1 diverged"
+    store.add([a_result(0.2), a_result(0.2, seed=1), RunResult(a_run({"model.norm": "batch"}), status="failed")])
+    assert repr(store.load()) == "4 runs: 2 done, 1 diverged, 1 failed; varies: norm, lr, seed"
 
 
-def test_load_by_name_looks_in_results(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = store.path.parent
-    (folder.parent / "results").mkdir()
-    folder.rename(folder.parent / "results" / "sweep")
-    monkeypatch.chdir(folder.parent)
-    assert len(load("sweep").runs) == 0
+def test_what_varies_is_in_every_table_beside_what_was_measured(store: Store) -> None:
+    store.add([a_result(0.2, seed=1), a_result(0.1)])
+    results = store.load()
+    assert [*results.curves][:4] == ["run_id", "lr", "seed", "step"]
+    for table in (results.curves, results.layers):
+        settings = results.runs.set_index("run_id").loc[table["run_id"], ["lr", "seed"]]
+        np.testing.assert_array_equal(table[["lr", "seed"]], settings)
+    pd.testing.assert_frame_equal(results.curves.drop(columns=["lr", "seed"]), results.table("curves"))
+    assert results.table("runs") is results.runs
+    assert [*results.table("layers")][:4] == ["run_id", "step", "layer", "p15"]
+    assert len(results.units) == 0
 
 
-@pytest.mark.parametrize("name", ["nothing", "no/such/folder", f"no/such/{FILE}"])
-def test_a_missing_store_is_named_and_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"nothing|no/such") as error:
-        load(name)
-    assert FILE in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+def test_lists_are_joined_as_text_that_rows_can_be_grouped_by(store: Store) -> None:
+    curves = [{"step": 0, "train_loss": 1.0, "test_accuracy": 0.5, "gradient_norm": 1.0}]
+    store.add(RunResult(a_run({"model.hidden": hidden}), curves=curves) for hidden in ([8], [8, 4]))
+    results = store.load()
+    assert repr(results) == "2 runs: 2 done; varies: model.hidden"
+    assert results.curves.groupby("model.hidden").size().to_dict() == {"[8]": 1, "[8, 4]": 1}
+    assert sorted(results.runs["model.hidden"], key=len) == [[8], [8, 4]]
+
+
+def test_results_of_a_part_have_what_varies_in_it(store: Store) -> None:
+    store.add([a_result(0.2), a_result(0.2, seed=1), a_result(0.1)])
+    results = part_of(store.load(), "seed == 0")
+    assert [*results.curves][:3] == ["run_id", "lr", "step"]
+    assert [*part_of(results, "lr == 0.1").curves][:2] == ["run_id", "step"]
+    assert [*part_of(results, "lr == 0.1").table("curves")] == [*results.table("curves")]
 
 
 # Files that are not ours

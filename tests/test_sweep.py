@@ -1,9 +1,12 @@
 """A grid becomes runs, runs become groups, and how they are grouped and spread over workers changes no bit."""
 
 import itertools
+import os
 import re
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,19 +17,22 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from runs import a_run, assert_same_results, dataframes, query, settings, write_idx
+from sweeps import eventually
 
 from bnrepro import sweep
-from bnrepro.config import Compute, RunConfig
+from bnrepro.config import Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
 from bnrepro.errors import InputError
-from bnrepro.layers import Array
+from bnrepro.layers import Array, ReLU
 from bnrepro.recipe import Status
 from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
+from bnrepro.workers import WorkerDied
 
-HERE = Compute(n_jobs=1, group_size=None)
+HERE = Inline(group_size=None)
+ONE_BY_ONE = [Inline(group_size=1), Local(n_jobs=2, group_size=1)]
 
 
 class Reports(Progress):
@@ -282,10 +288,10 @@ def test_only_the_run_that_raises_fails_and_its_neighbours_do_not_notice(
     assert "ArithmeticError: the rate 0.25 is not to my taste" in (results[2].error or "")
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_failed_group_does_not_end_the_sweep(tmp_path: Path, broken: str, n_jobs: int) -> None:
+@pytest.mark.parametrize("compute", ONE_BY_ONE)
+def test_a_failed_group_does_not_end_the_sweep(tmp_path: Path, broken: str, compute: Compute) -> None:
     runs = expand(settings(), {"model": {"activation": [broken, "relu"]}, "seed": [0, 1]})
-    store, reports = train_all(tmp_path / "results", runs, Compute(n_jobs, 1))
+    store, reports = train_all(tmp_path / "results", runs, compute)
     assert sorted(result.status for report in reports for result in report) == ["done", "done", "failed", "failed"]
     table = store.load(runs).runs
     assert table.groupby("activation")["status"].unique().map(list).to_dict() == {broken: ["failed"], "relu": ["done"]}
@@ -312,16 +318,26 @@ def runs_of_files(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
 @pytest.fixture(scope="module")
 def one_by_one(tmp_path_factory: pytest.TempPathFactory, runs_of_files: list[RunConfig]) -> Results:
     """Each run alone, in this process."""
-    return train_all(tmp_path_factory.mktemp("one"), runs_of_files, Compute(1, 1))[0].load()
+    return train_all(tmp_path_factory.mktemp("one"), runs_of_files, Inline(group_size=1))[0].load()
 
 
-@pytest.mark.parametrize(("n_jobs", "group_size"), [(1, 8), (1, None), (2, 1), (2, 8), (2, None)])
+@pytest.mark.parametrize(
+    "compute",
+    [
+        Inline(group_size=8),
+        Inline(group_size=None),
+        Local(n_jobs=1, group_size=None),
+        Local(n_jobs=2, group_size=1),
+        Local(n_jobs=2, group_size=8),
+        Local(n_jobs=2, group_size=None),
+    ],
+)
 def test_groups_and_workers_change_no_bit(
-    tmp_path: Path, runs_of_files: list[RunConfig], one_by_one: Results, n_jobs: int, group_size: int | None
+    tmp_path: Path, runs_of_files: list[RunConfig], one_by_one: Results, compute: Compute
 ) -> None:
     assert {run.train.dtype for run in runs_of_files} == {"float32"}
-    store, reports = train_all(tmp_path, runs_of_files, Compute(n_jobs, group_size))
-    assert max(len(report) for report in reports) == {1: 1, 8: 6, None: 6}[group_size]
+    store, reports = train_all(tmp_path, runs_of_files, compute)
+    assert max(len(report) for report in reports) == {1: 1, 8: 6, None: 6}[compute.group_size]
     assert_same_results(store.load(), one_by_one)
 
 
@@ -332,10 +348,10 @@ def test_the_sweep_above_has_all_that_could_differ(one_by_one: Results) -> None:
     assert runs["test_accuracy"].nunique() > 5
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_blas_has_one_thread_whatever_the_number_of_workers(tmp_path: Path, n_jobs: int) -> None:
+@pytest.mark.parametrize("compute", ONE_BY_ONE)
+def test_blas_has_one_thread_wherever_it_trains(tmp_path: Path, compute: Compute) -> None:
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        store, _ = train_all(tmp_path, expand(settings(), {"seed": [0, 1]}), Compute(n_jobs, 1))
+        store, _ = train_all(tmp_path, expand(settings(), {"seed": [0, 1]}), compute)
     runs = store.load().runs
     assert runs["blas_threads"].tolist() == [1, 1]
     assert runs["blas"].str.len().min() > 0
@@ -350,7 +366,7 @@ def test_workers_share_one_memory_mapped_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_of_files: list[RunConfig]
 ) -> None:
     monkeypatch.setattr(sweep, "train_group", say_where_the_images_are)
-    store, _ = train_all(tmp_path, runs_of_files[:2], Compute(2, 1))
+    store, _ = train_all(tmp_path, runs_of_files[:2], Local(n_jobs=2, group_size=1))
     assert store.load().runs["error"].tolist() == ["memmap", "memmap"]
 
 
@@ -408,12 +424,45 @@ def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(runs, store, Compute(1, 1), Interrupt())
+        run_all(runs, store, Inline(group_size=1), Interrupt())
     assert len(store.finished()) == 2
     stored = {run_id for run_id, _ in store.finished()}
     trained.clear()
     train_all(tmp_path, runs)
     assert ids(trained) == sorted({run.run_id for run in runs} - stored)
+
+
+def test_claims_are_kept_alive_while_training_holds_this_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[str] = []
+
+    def train(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+        eventually(lambda: len(beats) >= 3)
+        return [RunResult(run) for run in runs]
+
+    monkeypatch.setattr(sweep, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(sweep, "train_group", train)
+    monkeypatch.setattr(Store, "heartbeat", lambda store, owner: beats.append(owner))
+    train_all(tmp_path, [a_run()])
+    assert len(set(beats)) == 1
+    count = len(beats)
+    time.sleep(0.1)
+    assert len(beats) == count  # and no longer
+
+
+def test_a_breakpoint_in_a_layer_stops_in_this_process_inline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, stopped = ReLU.forward, list[int]()
+
+    def with_breakpoint(self: ReLU, *given: Any, **named: Any) -> Any:
+        breakpoint()
+        return forward(self, *given, **named)
+
+    monkeypatch.setattr(ReLU, "forward", with_breakpoint)
+    monkeypatch.setattr(sys, "breakpointhook", lambda: stopped.append(os.getpid()))
+    store, _ = train_all(tmp_path, [a_run({"model.activation": "relu"})])
+    assert set(stopped) == {os.getpid()}
+    assert store.load().runs["status"].tolist() == ["done"]
 
 
 def test_without_keeps_the_order() -> None:
@@ -438,7 +487,7 @@ class Mortal:
         self.given.append(([run.run_id for run in runs], len(self.driver.in_training)))
         future: Future[Any] = Future()
         if self.deadly & {run.run_id for run in runs}:
-            future.set_exception(BrokenExecutor("The exit codes of the workers are {SIGKILL(-9)}"))
+            future.set_exception(WorkerDied("exit code SIGKILL(-9)"))
         else:
             future.set_result([RunResult(run) for run in runs])
         return future
@@ -452,7 +501,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
     mortal = Mortal(count, blamed)
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
-        mortal.driver = sweep._Driver(store, "me", mortal, Compute(1, group_size), Progress(12), force=False)
+        mortal.driver = sweep._Driver(store, "me", mortal, Inline(group_size=group_size), Progress(12), force=False)
         mortal.driver.drive(runs)
         table = store.load(runs).runs.set_index("run_id")
     assert len(table) == 12
@@ -470,7 +519,9 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
 def test_smaller_groups_come_first(tmp_path: Path) -> None:
     runs = expand(settings(), {"seed": list(range(8))})
     mortal = Mortal(1, {runs[2].run_id})
-    mortal.driver = sweep._Driver(Store(tmp_path, create=True), "me", mortal, Compute(1, 4), Progress(8), force=False)
+    mortal.driver = sweep._Driver(
+        Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), force=False
+    )
     mortal.driver.drive(runs)
     assert [len(given) for given, _ in mortal.given] == [4, 2, 2, 1, 1, 4, 1]
 
@@ -484,7 +535,7 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 
     run = a_run()
     store = Store(tmp_path, create=True)
-    sweep._Driver(store, "me", Confused(1, set()), Compute(1, 4), Progress(1), force=False).drive([run])
+    sweep._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), force=False).drive([run])
     (error,) = store.load([run]).runs["error"]
     assert error == "TypeError: can't pickle it\n"
 
@@ -508,7 +559,7 @@ def test_what_another_sweep_trains_is_waited_for(
 
     monkeypatch.setattr("bnrepro.sweep.time.sleep", finish_another)
     progress = Progress(3)
-    run_all(runs, store, Compute(1, 1), progress)
+    run_all(runs, store, Inline(group_size=1), progress)
     assert ids(trained) == sorted(run.run_id for run in runs[1:])
     assert len(store.finished()) == 3
     assert (progress.ended, progress.total) == (2, 2)

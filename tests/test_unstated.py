@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from runs import dataframes, part_of
 
-from bnrepro.config import Compute, Settings, compose
+from bnrepro.composition import compose
+from bnrepro.config import Inline, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
@@ -102,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     composed = Settings.parse(compose(["+sweep=unstated", *small]))
     runs = expand(composed.run, *composed.grids)
     store = Store(tmp_path_factory.mktemp("sweep"), create=True)
-    run_all(runs, store, Compute(1, None), Progress(len(runs)))
+    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
     return store.load(runs)
 
 
@@ -143,4 +144,4 @@ def test_the_legend_says_where_runs_diverged(tmp_path: Path) -> None:
 def test_reference_data_show_the_same(trained: Results) -> None:
     reference = unstated.drawn_from(trained)
     pd.testing.assert_frame_equal(unstated.score(reference), unstated.score(trained))
-    assert list(reference.curves) == ["run_id", "step", "test_accuracy"]
+    assert list(reference.table("curves")) == ["run_id", "step", "test_accuracy"]

@@ -14,7 +14,7 @@ import pytest
 from runs import a_run, query, settings, write_idx
 
 from bnrepro import sweep
-from bnrepro.config import Compute, RunConfig
+from bnrepro.config import Inline, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.errors import InputError
 from bnrepro.provenance import environment
@@ -22,7 +22,7 @@ from bnrepro.store import FILE, RunResult, Store
 from bnrepro.sweep import Progress, expand, run_all, train_group
 from bnrepro.verify import TOLERANCE, verify
 
-HERE = Compute(n_jobs=1, group_size=None)
+HERE = Inline(group_size=None)
 DIGITS: dict[str, Any] = settings()["dataset"]
 GRID = {"model": {"activation": ["sigmoid", "relu"], "norm": ["none", "batch"]}, "optimizer": {"lr": [0.1, 1000.0]}}
 
@@ -164,11 +164,11 @@ OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from runs import settings
-from bnrepro.config import Compute
+from bnrepro.config import Inline
 from bnrepro.verify import verify
 
 if __name__ == "__main__":
-    sys.exit(not verify(Path(sys.argv[1]), 2, Compute(1, None), settings()["dataset"]))
+    sys.exit(not verify(Path(sys.argv[1]), 2, Inline(group_size=None), settings()["dataset"]))
 """
 
 

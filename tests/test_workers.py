@@ -1,18 +1,110 @@
-"""Processes that train: what they are given, and that they work where a system has less than this one."""
+"""What becomes of a task in each kind of workers; test_faults.py and test_dask.py do worse to true sweeps."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import threadpoolctl
 from runs import a_run
 from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
 
 from bnrepro import workers
-from bnrepro.config import Compute, RunConfig
+from bnrepro.config import Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.sweep import load_data
+from bnrepro.workers import Data, WorkerDied, Workers, cause_of_death
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data([a_run()])
+
+
+@pytest.fixture
+def one_process(data: Data) -> Iterator[Any]:
+    with workers.start(Local(n_jobs=1, group_size=None), data) as started:
+        yield started
+
+
+def process(runs: Sequence[RunConfig], data: Dataset) -> int:
+    return os.getpid()
+
+
+def kill_yourself(runs: Sequence[RunConfig], data: Dataset) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(runs: Sequence[RunConfig], data: Dataset) -> None:
+    os._exit(3)
+
+
+def fail(runs: Sequence[RunConfig], data: Dataset) -> None:
+    raise ArithmeticError(f"{len(runs)} runs")
+
+
+def interrupt(runs: Sequence[RunConfig], data: Dataset) -> None:
+    raise KeyboardInterrupt
+
+
+def blas_threads(runs: Sequence[RunConfig], data: Dataset) -> set[int]:
+    return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+
+def test_a_process_that_dies_is_told_by_its_exit_code_and_another_takes_its_place(one_process: Workers) -> None:
+    first = one_process.submit(process, [a_run()]).result()
+    for task, reason in ((kill_yourself, "exit code SIGKILL(-9)"), (leave, "exit code 3")):
+        error = one_process.submit(task, [a_run()]).exception()
+        assert isinstance(error, WorkerDied)
+        assert cause_of_death(error) == reason
+        assert one_process.submit(process, [a_run()]).result() not in (first, os.getpid())
+
+
+def test_a_process_that_died_without_a_task_is_replaced(one_process: Any) -> None:
+    idle = one_process.submit(process, [a_run()]).result()
+    os.kill(idle, signal.SIGKILL)
+    eventually(lambda: one_process._executors[0]._flags.broken)  # as loky sees it
+    assert one_process.submit(process, [a_run()]).result() != idle
+
+
+@pytest.mark.parametrize("compute", [Inline(group_size=None), Local(n_jobs=1, group_size=None)])
+def test_what_a_task_raises_is_what_its_future_raises(data: Data, compute: Inline | Local) -> None:
+    with workers.start(compute, data) as started:
+        error = started.submit(fail, [a_run(), a_run()]).exception()
+    assert isinstance(error, ArithmeticError)
+    assert error.args == ("2 runs",)
+    assert cause_of_death(error) is None
+
+
+def test_what_dask_gives_up_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledWorker(Exception): ...
+
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(KilledWorker=KilledWorker))
+    assert cause_of_death(KilledWorker("four workers died")) == "four workers died"
+    assert cause_of_death(WorkerDied("exit code 1")) == "exit code 1"
+    assert cause_of_death(ValueError("killed")) is None
+
+
+def test_inline_is_this_process_with_one_blas_thread_while_it_trains(data: Data) -> None:
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), workers.start(Inline(group_size=None), data) as started:
+        before = blas_threads([], data[a_run().dataset])
+        assert started.count == 1
+        assert started.submit(process, [a_run()]).result() == os.getpid()
+        assert started.submit(blas_threads, [a_run()]).result() == {1}
+        assert blas_threads([], data[a_run().dataset]) == before
+
+
+def test_ctrl_c_comes_through_inline(data: Data) -> None:
+    with workers.start(Inline(group_size=None), data) as started, pytest.raises(KeyboardInterrupt):
+        started.submit(interrupt, [a_run()])
+
+
+# Systems that have less
+
 
 POORER = """
 import os, signal, sys
@@ -31,7 +123,7 @@ def test_a_worker_has_one_thread_and_the_import_path_of_the_sweep(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     run = a_run()
-    with workers.start(Compute(2, None), load_data([run])) as started:
+    with workers.start(Local(n_jobs=2, group_size=None), load_data([run])) as started:
         environment, path = started.submit(what_a_worker_has, [run]).result()
     assert environment["OMP_NUM_THREADS"] == environment["VECLIB_MAXIMUM_THREADS"] == "1"
     assert path[0] == str(tmp_path)

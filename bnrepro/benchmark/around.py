@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import threadpoolctl
 
-from ..config import MAIN_JOB, Compute, RunConfig, Settings, compose
+from ..composition import MAIN_JOB, compose
+from ..config import Local, RunConfig, Settings
 from ..data import Dataset
 from ..datasets import IDX_FILES
 from ..provenance import environment
@@ -76,7 +77,7 @@ def _train(runs: Sequence[RunConfig], workers: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         begin = time.time()
-        run_all(runs, store, Compute(n_jobs=workers, group_size=None), Progress(len(runs)))
+        run_all(runs, store, Local(n_jobs=workers, group_size=None), Progress(len(runs)))
         seconds, table = time.time() - begin, store.load().runs
     return seconds, table["diverged_at"].fillna(table["steps"]).sum()
 

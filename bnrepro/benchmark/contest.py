@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import threadpoolctl
 
-from ..config import RunConfig, Settings, compose
+from ..composition import compose
+from ..config import RunConfig, Settings
 from ..data import Dataset
 from .contestants import ARMS, CONTESTANTS, RIVALS, Case, Contestant, LockStep, stand_in
 

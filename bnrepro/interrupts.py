@@ -1,0 +1,46 @@
+"""Signals that ask the program to end: they end it as Ctrl-C does, with one line and the status that shells expect."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a program to end; Windows has no SIGHUP."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        """Keep the number of the signal."""
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; what comes after the first does not disturb the ending."""
+    caught = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+
+    def stop(number: int, frame: object) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:
+    """End with a line that begins with "interrupted", and the status that shells expect."""
+    with suppress(OSError):  # the terminal may be gone
+        print(f"\nbnrepro: interrupted; {told}", file=sys.stderr, flush=True)
+    sys.exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))

@@ -1,0 +1,118 @@
+"""From what a user types to settings; what is wrong with it is said in terms of what was typed."""
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
+
+from bnrepro.composition import complete, compose, mistake, options, refuse_empty_grids
+from bnrepro.errors import InputError
+from bnrepro.places import CONF
+from bnrepro.startup import VERSION_BASE
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("+sweep", ["sweep=learning_rates"]),
+        ("+sweep=figure1", ["sweep=figure1"]),
+        ("sweep=figure1", ["sweep=figure1"]),
+        ("+sweep=a,b", ["sweep=a,b"]),
+        ("+show", ["sweep=learning_rates", "sweep.show=true"]),
+        ("+show=figure1", ["sweep=figure1", "sweep.show=true"]),
+        ("+verify", ["verify.sweep=learning_rates"]),
+        ("verify=figure1", ["verify.sweep=figure1"]),
+        ("+benchmark", ["benchmark=full"]),
+        ("+benchmark=quick", ["benchmark=quick"]),
+        ("sweep", ["sweep"]),  # which Hydra refuses
+        ("++sweep.grid.seed=[0]", ["++sweep.grid.seed=[0]"]),
+        ("+sweep/scale=mnist", ["+sweep/scale=mnist"]),
+        ("sweep.dry_run=true", ["sweep.dry_run=true"]),
+        ("--multirun", ["--multirun"]),
+    ],
+)
+def test_short_commands_are_completed(given: str, meant: list[str]) -> None:
+    assert complete(["a=1", given, "b=2"]) == ["a=1", *meant, "b=2"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["dataset=foo"], "dataset=foo: must be one of digits, fashion_mnist, mnist"),
+        (["dataset=null"], "dataset=null: must be one of digits, fashion_mnist, mnist"),
+        (["seed=1", "dataset=3"], "dataset=3: must be one of digits, fashion_mnist, mnist"),
+        (["~dataset=3"], "~dataset=3: must be one of digits, fashion_mnist, mnist"),
+        (["model.foo=1"], "model.foo=1: no such key; known are name, hidden, activation, norm, "),
+        (["seed=1", "model.foo=1", "model.init.foo=2"], "model.foo=1: no such key; known are name, hidden, "),
+        (["sweep.grid.seed=[1]"], "sweep.grid.seed=[1]: no such key; known are dry_run, force"),
+        (["optimizr.lr=1"], "optimizr.lr=1: no such key; known are hydra, train, diagnostics, seed, "),
+        (["model.hidden=[1"], "model.hidden=[1: must be KEY=VALUE, or \"KEY='VALUE'\" with special characters ("),
+        (["model.hidden.foo=1"], "model.hidden.foo=1: can't be composed ("),
+        (["model.hidden.7=1"], "Error merging override model.hidden.7=1 (list index out of range"),
+        (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["+sweep", "sweep.grid={}"], "sweep.grid={}: must list values for at least one setting"),
+        (["+sweep", "++sweep.grid.model={}"], "++sweep.grid.model={}: must list values for at least one setting"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_was_given(overrides: list[str], told: str) -> None:
+    with pytest.raises(InputError) as error:
+        compose(overrides)
+    assert str(error.value).startswith(told)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("of the program"), KeyError("model"), OSError("disk")])
+def test_an_error_of_the_program_is_no_mistake_of_the_user(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        raise error
+    assert mistake(raised.value, ["dataset=null", "model.foo=1"]) is None
+
+
+def test_options_are_those_of_a_group() -> None:
+    assert options("dataset") == ["digits", "fashion_mnist", "mnist"]
+    assert options("train") == []
+
+
+def test_a_grid_that_is_not_empty_is_not_refused() -> None:
+    refuse_empty_grids(["+sweep.grid.seed=[0]", "+sweep.grid={seed: [1]}", "model.norm_options={}", "--multirun", "x"])
+
+
+def test_settings_are_composed_within_the_command_by_its_own_hydra() -> None:
+    with hydra.initialize_config_dir(config_dir=str(CONF), **VERSION_BASE):
+        own = GlobalHydra.instance().hydra
+        within = compose(["train.steps=7"])
+        assert GlobalHydra.instance().hydra is own
+    assert within == compose(["train.steps=7"])
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Settings of another application of Hydra."""
+    (tmp_path / "config.yaml").write_text("theirs: 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("overrides", [["train.steps=7"], ["model.foo=1"]])
+def test_composing_leaves_another_application_of_hydra_as_it_was(foreign: Path, overrides: Sequence[str]) -> None:
+    arguments, version = sys.argv[:], VersionBase.instance().version_base
+    with hydra.initialize_config_dir(config_dir=str(foreign), **VERSION_BASE):
+        theirs = GlobalHydra.instance().hydra
+        VersionBase.instance().version_base = mark = copy.copy(version)
+        try:
+            if overrides == ["train.steps=7"]:
+                assert compose(overrides)["train"]["steps"] == 7
+            else:
+                with pytest.raises(InputError):
+                    compose(overrides)
+            assert VersionBase.instance().version_base is mark
+        finally:
+            VersionBase.instance().version_base = version
+        assert GlobalHydra.instance().hydra is theirs
+        assert hydra.compose("config") == {"theirs": 1}
+    assert not GlobalHydra.instance().is_initialized()
+    assert sys.argv == arguments

@@ -1,0 +1,225 @@
+"""Bad input: one line, whatever is bad, and nothing trained."""
+
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from calls import SCRIPT, TINY, Ended, assert_one_line, in_a_process
+from runs import query, write_idx
+
+from bnrepro.datasets import IDX_FILES
+from bnrepro.store import FILE
+
+
+def nothing(folder: Path) -> None: ...
+
+
+def a_file(folder: Path) -> None:
+    folder.write_text("in the way")
+
+
+def good_files(folder: Path) -> None:
+    write_idx(folder)
+
+
+def changed(index: int, change: Callable[[bytes], bytes | None], suffix: str = "") -> Callable[[Path], None]:
+    """The four files, one of them changed, renamed, or absent if the change is to None."""
+
+    def prepare(folder: Path) -> None:
+        path = write_idx(folder) / IDX_FILES[index]
+        content = change(path.read_bytes())
+        path.unlink()
+        if content is not None:
+            path.with_name(path.name + suffix).write_bytes(content)
+
+    return prepare
+
+
+def a_foreign_store(folder: Path) -> None:
+    for name in ("single", "learning_rates"):
+        (folder / name).mkdir(parents=True)
+        query(folder / name / FILE, "CREATE TABLE runs (a)")
+
+
+def garbage(folder: Path) -> None:
+    (folder / "single").mkdir(parents=True)
+    (folder / "single" / FILE).write_bytes(b"no database" * 99)
+
+
+def refused() -> str:
+    """An address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+GIVEN_IDX = "dataset=mnist dataset.root=given dataset.sha256=null"
+GROUPS = "dataset, model, optimizer, lr_schedule"
+NAMES = "must be one of {}, or an import path"
+BAD: list[tuple[str, str, Callable[[Path], None]]] = [
+    # unknown names
+    ("model.activation=elu", f"model.activation=elu: {NAMES.format('sigmoid, relu, tanh')}", nothing),
+    ("model.norm=layer", f"model.norm=layer: {NAMES.format('none, batch')}", nothing),
+    ("dataset=cifar", "dataset=cifar: must be one of digits, fashion_mnist, mnist", nothing),
+    ("+sweep=foo", "sweep=foo: must be one of covariate_shift, figure1, implementation_mistakes, learning", nothing),
+    ("optimizer=foo", "optimizer=foo: must be one of adagrad, momentum, sgd", nothing),
+    ("model=foo", "model=foo: must be one of cnn, mlp", nothing),
+    ("compute=foo", "compute=foo: must be one of dask, inline, local", nothing),
+    ("--multirun dataset=digits,foo", "dataset=foo: must be one of digits, fashion_mnist, mnist", nothing),
+    ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
+    ("dataset=null", "dataset=null: must be one of digits, fashion_mnist, mnist", nothing),
+    # unknown keys
+    ("+sweep sweep.grid={}", r"sweep.grid=\{\}: must list values for at least one setting", nothing),
+    ("+sweep sweep.grid.model={}", r"sweep.grid.model=\{\}: must list values for at least one setting", nothing),
+    ("results_dir='~nobody-of-that-name/x'", "results_dir=~nobody-of-that-name/x: must be a folder", nothing),
+    ("model.foo=1", "model.foo=1: no such key; known are name, hidden, activation, norm, norm_options, ", nothing),
+    ("optimizr.lr=1", "optimizr.lr=1: no such key; known are hydra, train, diagnostics, seed, ", nothing),
+    ("+foo=1", f"foo=1: no such key; known are {GROUPS}, train, diagnostics, seed, compute, results_dir", nothing),
+    ("+model.init.foo=1", "model.init.foo=1: no such key; known are scheme, std", nothing),
+    ("dataset.root=here", "dataset.root=here: no such key; known are name, binarize", nothing),
+    ("+sweep/scale=mnist", "sweep=null: must be one of covariate_shift, figure1, ", nothing),
+    ("sweep.grid.seed=[1]", r"sweep.grid.seed=\[1\]: no such key; known are ", nothing),
+    ("+sweep sweep.grid.foo=[1]", r"sweep.grid.foo=\[1\]: no such key; known are model, optimizer, seed", nothing),
+    ("+sweep +sweep.grid.foo=[1]", f"foo=1: no such key; known are {GROUPS}, train, diagnostics, seed", nothing),
+    ("model.hidden.foo=3", ".*model.hidden.foo=3: can't be composed", nothing),
+    ("~seed", "seed: missing", nothing),
+    ("~train", "train=null: must be a group of settings", nothing),
+    ("sweep.dry_run=true", "sweep=null: must be one of covariate_shift, figure1, ", nothing),
+    ("+sweep sweep.force=perhaps", "sweep.force=perhaps: must be a valid boolean", nothing),
+    ("+show=foo", "sweep=foo: must be one of covariate_shift, figure1, ", nothing),
+    ("+show seed=0", "96 of 96 runs are not in results/learning_rates; to train them: .* seed=0", nothing),
+    ("+show sweep.force=true", "sweep.show=true: not together with sweep.dry_run=true or sweep.force=true", nothing),
+    ("sweep.show=true", "sweep=null: must be one of covariate_shift, figure1, ", nothing),
+    ("+verify=foo", "results/foo/runs.sqlite: no such store of runs", nothing),
+    ("+verify +sweep", "verify.sweep=learning_rates: not together with sweep=learning_rates", nothing),
+    ("+verify verify.sample=0", "verify.sample=0: must be greater than 0", nothing),
+    ("compute.scheduler=tcp://h:1", "compute.scheduler=tcp://h:1: no such key; known are name, group_size", nothing),
+    ("+sweep compute=dask compute.scheduler=x://y", "compute.scheduler=x://y: can't be reached .*unknown", nothing),
+    # Hydra's grammar
+    ("model.hidden=[1", r"model.hidden=\[1: must be KEY=VALUE, .*no viable alternative", nothing),
+    ("sweep", "sweep: must be KEY=VALUE, .*missing EQUAL", nothing),
+    ("results_dir=~/here", "results_dir=~/here: must be KEY=VALUE, or \"KEY='VALUE'\" with special char", nothing),
+    ("optimizer.lr=0.1,0.2", "Ambiguous value for argument 'optimizer.lr=0.1,0.2' .* add --multirun", nothing),
+    ("seed=${oc.env:NO_SUCH_VARIABLE}", ".*'NO_SUCH_VARIABLE' not found.* full_key: seed", nothing),
+    # numbers
+    ("optimizer.lr=-1", "optimizer.lr=-1: must be greater than 0", nothing),
+    ("optimizer.lr=0", "optimizer.lr=0: must be greater than 0", nothing),
+    ("optimizer.lr=abc", "optimizer.lr=abc: must be a valid number", nothing),
+    ("optimizer.lr=true", "optimizer.lr=true: must be a valid number", nothing),
+    ("--multirun optimizer.lr=-1,-2", "optimizer.lr=-1: must be greater than 0", nothing),
+    ("+sweep sweep.grid.optimizer.lr=[0.1,-1]", "optimizer.lr=-1: must be greater than 0", nothing),
+    ("train.steps=0", "train.steps=0: must be greater than 0", nothing),
+    ("train.steps=-5", "train.steps=-5: must be greater than 0", nothing),
+    ("train.batch_size=0", "train.batch_size=0: must be greater than 0", nothing),
+    ("train.batch_size=-5", "train.batch_size=-5: must be greater than 0", nothing),
+    ("train.batch_size=1443", "train.batch_size=1443: must be at most 1442, the training examples of digits", nothing),
+    ("+sweep train.batch_size=1443", "train.batch_size=1443: must be at most 1442, the training examples", nothing),
+    ("train.batch_size=1 model.norm=batch", "train.batch_size=1: batch norm needs at least 2 examples", nothing),
+    ("+sweep train.batch_size=1", "train.batch_size=1: batch norm needs at least 2 examples", nothing),
+    # grids
+    ("+sweep sweep.grid.seed=[]", r"sweep.grid.seed=\[\]: must be a list of at least one value", nothing),
+    ("+sweep sweep.grid.seed=3", "sweep.grid.seed=3: must be a list of at least one value", nothing),
+    ("+sweep ~sweep.grid.model ~sweep.grid.optimizer ~sweep.grid.seed", "sweep.grid={}: must list values", nothing),
+    ("+sweep ~sweep.grid", "sweep.grid: missing", nothing),
+    # files
+    (GIVEN_IDX, "dataset.root=given: no such folder; it needs the four IDX files of mnist, raw or .gz", nothing),
+    (GIVEN_IDX, "dataset.root=given: no file t10k-labels-idx1-ubyte or .*; it needs the", changed(3, lambda _: None)),
+    (GIVEN_IDX, "dataset.root=given: train-images-idx3-ubyte: .* header says", changed(0, lambda b: b[:-1])),
+    (GIVEN_IDX, "dataset.root=given: train-labels-idx1-ubyte: ends inside its header", changed(1, lambda b: b[:6])),
+    (GIVEN_IDX, "dataset.root=given: train-labels-idx1-ubyte: not an IDX file", changed(1, lambda b: b"\x1f" + b[1:])),
+    (GIVEN_IDX, "dataset.root=given: train-images-.*gz: Not a gzipped file", changed(0, lambda b: b, ".gz")),
+    (GIVEN_IDX, "dataset.root=given: 30 images but 60 labels", changed(0, lambda b: b[:7] + b"\x1e" + b[8:1936])),
+    (GIVEN_IDX, "dataset.root=given: t10k-images.*: 1 dimensions, not 3", changed(2, lambda b: b[:3] + b"\1" + b[4:])),
+    ("dataset=mnist dataset.root=given", "dataset.root=given: .*SHA-256 is .*, not .* as in dataset.sha", good_files),
+    (f"+sweep {GIVEN_IDX}", "dataset.root=given: no such folder", nothing),
+    (
+        f"dataset=mnist dataset.mirrors=[{refused()},{refused()}]",
+        "dataset.root=null: no mirror gave train-images-idx3-ubyte.gz: .*Connection refused.*; set dataset.root=FOLD",
+        nothing,
+    ),
+    # results
+    ("results_dir=given", r"results_dir=given: can't be written \(Not a directory\)", a_file),
+    ("+sweep results_dir=given/x", r"results_dir=given/x: can't be written \(Not a directory\)", a_file),
+    ("--multirun results_dir=given seed=0,1", r"results_dir: can't write given/single \(Not a directory\)", a_file),
+    ("results_dir=", "results_dir=: must have at least 1 character", nothing),
+    ("results_dir=null", "results_dir=null: must be a valid string", nothing),
+    ("results_dir=given", "given/single/runs.sqlite: not a store of bnrepro; name another results", a_foreign_store),
+    ("+sweep results_dir=given", "given/learning_rates/runs.sqlite: not a store of bnrepro; ", a_foreign_store),
+    ("results_dir=given", "given/single/runs.sqlite: can't be used as a store .*not a database", garbage),
+    ("compute=local compute.n_jobs=0", "compute.n_jobs=0: must be a number of worker processes, or -1", nothing),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected", "prepare"), BAD, ids=[f"{i}: {row[0]}" for i, row in enumerate(BAD)])
+def test_bad_input_is_one_line_with_key_value_and_what_is_allowed(
+    call: Callable[..., Ended],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    arguments: str,
+    expected: str,
+    prepare: Callable[[Path], None],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here.parent / "cache"))
+    prepare(here / "given")
+    ended = call(*sorted([*TINY, *arguments.split()], key=lambda word: not word.startswith("--")))
+    assert_one_line(ended, expected)
+    assert "Traceback" not in ended.out
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("dataset=foo", "dataset=foo: must be one of "),
+        ("model.foo=1", "model.foo=1: no such key"),
+        ("train.steps=0", "train.steps=0: must be greater than 0"),
+        ("sweep.grid.seed=[]", r"sweep.grid.seed=\[\]: must be a list of at least one value"),
+        ("foo", "foo: must be KEY=VALUE"),
+        ("results_dir=given", "given/learning_rates/runs.sqlite: not a store of bnrepro"),
+    ],
+)
+def test_a_script_reports_bad_input_alike(call: Callable[..., Ended], here: Path, override: str, expected: str) -> None:
+    a_foreign_store(here / "given")
+    assert_one_line(call(override, script=SCRIPT), expected)
+
+
+def test_bad_input_in_true_processes(tmp_path: Path) -> None:
+    """One of each way by which it is found, with and without the traceback."""
+    (tmp_path / "file").write_text("in the way")
+    cases = [
+        ("-m bnrepro dataset=foo", "dataset=foo: must be one of "),
+        ("-m bnrepro model.foo=1", "model.foo=1: no such key"),
+        ("-m bnrepro optimizer.lr=0", "optimizer.lr=0: must be greater than 0"),
+        ("-m bnrepro results_dir=file", "results_dir=file: can't be written"),
+        ("-m bnrepro --multirun results_dir=file/x seed=0,1", "results_dir: can't write file/x/single"),
+        ("-m bnrepro --multirun optimizer.lr=-1,-2", "optimizer.lr=-1: must be greater than 0"),
+        (f"{SCRIPT} seed=0", "96 of 96 runs are not in results/learning_rates; to train them: "),
+        (f"{SCRIPT} train.steps=0", "train.steps=0: must be greater than 0"),
+    ]
+    commands = [(arguments.split(), expected, full) for arguments, expected in cases for full in ("0", "1")]
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.map(lambda c: in_a_process(c[0], tmp_path, HYDRA_FULL_ERROR=c[2]), commands)
+        for (_, expected, full), end in zip(commands, ended, strict=True):
+            if full == "0":
+                assert_one_line(end, expected)
+            else:
+                assert end.status == 1
+                assert "Traceback (most recent call last)" in end.err
+                assert "bnrepro: " not in end.err
+            assert end.out == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "file",
+        "results",
+    }  # where --multirun leaves its multirun.yaml
+
+
+@pytest.mark.parametrize("reader", ["true", "head -n 1"])
+def test_a_reader_that_has_had_enough_is_no_error(reader: str, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m bnrepro {' '.join(map(shlex.quote, TINY))} | {reader}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
