@@ -75,6 +75,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
         with whole(path) as partial:
             figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once, for all formats
     return paths
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.figure import Figure
 
 from bnrepro import api, sweep
 from bnrepro.data import Dataset
@@ -50,6 +51,12 @@ def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         return Ended(status, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are files without content: for commands of which something else is tested."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())
 
 
 @pytest.fixture

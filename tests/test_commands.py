@@ -60,6 +60,7 @@ def test_a_run_that_fails_shows_its_traceback_and_is_tried_again(
 # A sweep
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("place", [0, 2, len(SMALL)])
 def test_bare_sweep_is_the_main_job_in_any_position(call: Callable[..., Ended], place: int) -> None:
     ended = call(*SMALL[:place], "+sweep", *SMALL[place:])
@@ -67,6 +68,7 @@ def test_bare_sweep_is_the_main_job_in_any_position(call: Callable[..., Ended], 
     assert ended.out.startswith("learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite\n")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_sweep_shows_progress_a_table_and_the_paths_of_its_figures(call: Callable[..., Ended], here: Path) -> None:
     ended = call("+sweep", *SMALL)
     assert ended.status == 0
@@ -111,6 +113,7 @@ def test_a_second_sweep_trains_nothing_and_draws_the_same_bytes(
     assert trained == []
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], trained: list[str]) -> None:
     call("+sweep", *SMALL)
     old = set(trained)
@@ -123,6 +126,7 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
     assert "sweep.grid.seed=[0,1]" in folders.pop()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_failed_run_does_not_keep_the_others_from_being_shown(call: Callable[..., Ended], mine: str) -> None:
     ended = call("+sweep", *SMALL, f"sweep.grid.model.activation=[{mine}.Broken,relu]")
     assert ended.status == 1
@@ -139,6 +143,7 @@ def test_a_failed_run_does_not_keep_the_others_from_being_shown(call: Callable[.
     assert call("+sweep", *SMALL, f"sweep.grid.model.activation=[{mine}.Broken]").status == 1
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_interrupted_sweep_says_what_is_stored(call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(results: Any) -> None:
         raise KeyboardInterrupt
@@ -152,6 +157,7 @@ def test_an_interrupted_sweep_says_what_is_stored(call: Callable[..., Ended], mo
     assert call(*shlex.split(words)).out.startswith("learning_rates: 4 runs, 1 found finished in ")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
     call: Callable[..., Ended], here: Path, trained: list[str]
 ) -> None:
@@ -181,6 +187,7 @@ def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
     assert len(trained) == 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_force_trains_again_what_is_stored(call: Callable[..., Ended], here: Path, trained: list[str]) -> None:
     call("+sweep", *SMALL)
     drawn = {path: (here / path).read_bytes() for path in files(here) if "sqlite" not in path}
@@ -191,11 +198,12 @@ def test_force_trains_again_what_is_stored(call: Callable[..., Ended], here: Pat
     assert len(bnrepro.load("learning_rates").runs) == 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_runs_of_other_code_are_named_and_trained_again(
     call: Callable[..., Ended], here: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(config, "_digest_of_code", lambda names: "0123456789abcdef")
+        patched.setattr(config, "code_digest", lambda names: "0123456789abcdef")
         call("+sweep", *SMALL)
     wider = [*SMALL[:-1], "sweep.grid.seed=[0,1]"]
     redrawn = call(*wider, script=SCRIPT)
@@ -211,6 +219,7 @@ def test_runs_of_other_code_are_named_and_trained_again(
     assert query(file, "SELECT count(*), count(DISTINCT code) FROM runs") == [(12, 2)]  # and the old ones are kept
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_stored_runs_are_verified_by_training_some_of_them_again(
     call: Callable[..., Ended], here: Path, trained: list[str]
 ) -> None:
@@ -250,6 +259,7 @@ def shown_by(call: Callable[..., Ended], how: str, *overrides: str) -> Ended:
     return call(*overrides, script=SCRIPT) if how == "script" else call("+show=learning_rates", *overrides)
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("how", ["script", "command"])
 def test_what_is_missing_is_named_with_the_command_that_trains_it(
     call: Callable[..., Ended], here: Path, how: str

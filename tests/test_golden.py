@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from calls import Ended
 from golden import Array, Run
-from hydra.core.global_hydra import GlobalHydra
 from runs import part_of
 
 import bnrepro
-from bnrepro import __main__ as command_line
 from bnrepro.store import Results
 
 FEW = "train.steps=8 train.batch_size=30 train.measurements=8 train.probe_examples=25 train.eval_examples=200 seed=3"
@@ -99,21 +97,18 @@ COLUMNS = {"model.activation": "activation", "model.norm": "norm", "optimizer.lr
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Results]:
-    """``python -m bnrepro WORDS`` in this process, with a folder of its own: what it stored there."""
+def stored(call: Callable[..., Ended]) -> Callable[[str], Results]:
+    """``python -m bnrepro WORDS``, with a folder of its own: what it stored there."""
     numbers = itertools.count()
 
-    def call(words: str) -> Results:
-        folder = tmp_path / str(next(numbers))
-        monkeypatch.setattr(sys, "argv", ["bnrepro", *words.split(), DIAGNOSTICS, f"results_dir={folder}"])
-        try:
-            command_line.main()
-        finally:
-            GlobalHydra.instance().clear()
+    def stored(words: str) -> Results:
+        folder = Path("results", str(next(numbers)))
+        ended = call(*words.split(), DIAGNOSTICS, f"results_dir={folder}")
+        assert ended.status == 0, ended.err
         (store,) = folder.iterdir()
         return bnrepro.load(store)
 
-    return call
+    return stored
 
 
 def assert_numbers(results: Results, expected: Run, *, rtol: float, atol: float, misjudged: int = 0) -> None:
@@ -157,16 +152,16 @@ def words_of(row: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
-def test_a_command_line_leads_to_the_numbers(call: Callable[[str], Results], row: tuple[str, ...]) -> None:
-    results = call(f"{words_of(row)} train.dtype=float64")
+def test_a_command_line_leads_to_the_numbers(stored: Callable[[str], Results], row: tuple[str, ...]) -> None:
+    results = stored(f"{words_of(row)} train.dtype=float64")
     assert_equal_to_rounding(results, Run(words_of(row)).train())
     numbers = computed(results.curves, results.layers)
     assert not np.any(numbers == numbers.astype(np.float32))
 
 
 @pytest.mark.parametrize("row", ROWS[::3], ids=" ".join)
-def test_in_float32_to_the_rounding_of_float32(call: Callable[[str], Results], row: tuple[str, ...]) -> None:
-    results, expected = call(f"{words_of(row)} train.dtype=float32"), Run(words_of(row)).train()
+def test_in_float32_to_the_rounding_of_float32(stored: Callable[[str], Results], row: tuple[str, ...]) -> None:
+    results, expected = stored(f"{words_of(row)} train.dtype=float32"), Run(words_of(row)).train()
     assert_numbers(results, expected, rtol=1e-5, atol=1e-5, misjudged=1)
     numbers = computed(results.curves, results.layers)
     assert np.all(numbers == numbers.astype(np.float32))
@@ -175,17 +170,17 @@ def test_in_float32_to_the_rounding_of_float32(call: Callable[[str], Results], r
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_command_lines_lead_to_their_numbers(call: Callable[[str], Results], name: str) -> None:
+def test_other_command_lines_lead_to_their_numbers(stored: Callable[[str], Results], name: str) -> None:
     expected = Run(OTHERS[name]).train()
-    assert_equal_to_rounding(call(f"{OTHERS[name]} train.dtype=float64"), expected)
+    assert_equal_to_rounding(stored(f"{OTHERS[name]} train.dtype=float64"), expected)
     assert (expected.diverged_at is not None) == name.startswith("diverging")
 
 
-def test_in_a_sweep_each_run_has_the_numbers_of_its_own_settings(call: Callable[[str], Results]) -> None:
+def test_in_a_sweep_each_run_has_the_numbers_of_its_own_settings(stored: Callable[[str], Results]) -> None:
     words = f"{FEW} model.hidden=[7,5] train.dtype=float64"
     grid = [f"++sweep.grid.{key}=[{','.join(map(str, values))}]" for key, values in GRID.items()]
     # Groups of four runs, in some of which the seeds differ.
-    results = call(" ".join(["+sweep", words, "compute.n_jobs=1", "compute.group_size=5", *grid]))
+    results = stored(" ".join(["+sweep", words, "compute=inline", "compute.group_size=5", *grid]))
     assert len(results.runs) == math.prod(map(len, GRID.values()))
     ended = set()
     for values in itertools.product(*GRID.values()):

@@ -26,6 +26,7 @@ def test_multirun_goes_on_after_a_run_that_fails(call: Callable[..., Ended], min
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_multirun_over_sweeps_runs_them_all(call: Callable[..., Ended], here: Path) -> None:
     small = [f"++{o}" if o.startswith("sweep") else o for o in SMALL]  # Hydra forgets +sweep= when it checks them
     ended = call("--multirun", "+sweep=learning_rates,covariate_shift", *small)
