@@ -7,17 +7,17 @@ from . import places
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .api import load
+    from .api import load, sweep, train
     from .batchnorm import BatchNormalization
     from .store import Results
 
-__all__ = ["BatchNormalization", "InputError", "Results", "load"]
+__all__ = ["BatchNormalization", "InputError", "Results", "load", "sweep", "train"]
 __version__ = places.VERSION
 
 if places.CHECKOUT:  # bnrepro.experiments is a folder beside this one, until it is installed
     __path__.append(str(places.CHECKOUT))
 
-_ROOMS = {"BatchNormalization": "batchnorm", "Results": "store", "load": "api"}
+_ROOMS = {"BatchNormalization": "batchnorm", "Results": "store", "load": "api", "sweep": "api", "train": "api"}
 """Where each name is, from which it is imported at first use: ``--help`` and workers need no pandas."""
 
 if not TYPE_CHECKING:  # it would make every name a good one

@@ -13,10 +13,10 @@ from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure
 
-from bnrepro import api, sweep
+from bnrepro import api, sweeping
 from bnrepro.data import Dataset
 from bnrepro.store import RunResult
-from bnrepro.sweep import train_group
+from bnrepro.sweeping import train_group
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entered.extend(run.run_id for run in runs)
         return train_group(runs, data, *rest)
 
-    for module in (sweep, api):
+    for module in (sweeping, api):
         monkeypatch.setattr(module, "train_group", counted)
     return entered
 

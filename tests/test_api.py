@@ -24,7 +24,7 @@ from bnrepro.api import load
 from bnrepro.errors import InputError
 from bnrepro.places import REFERENCE
 from bnrepro.store import FILE, RunResult, Store
-from bnrepro.sweep import Progress
+from bnrepro.sweeping import Progress
 
 LONGER = [*SMALL, "train.steps=6"]
 
@@ -255,7 +255,7 @@ HEAVY = {"hydra", "numpy", "scipy", "pydantic", "pandas", "matplotlib", "sklearn
         ("bnrepro.batchnorm", {"numpy"}),
         ("bnrepro.__main__", {"hydra"}),  # which is all that --help and a mistake in a name need
         ("bnrepro.workers", {"numpy", "pydantic"}),
-        ("bnrepro.sweep", {"numpy", "pydantic"}),  # with the one before, what a worker needs
+        ("bnrepro.sweeping", {"numpy", "pydantic"}),  # with the one before, what a worker needs
     ],
 )
 def test_importing_a_room_imports_no_library_that_it_does_not_need(
