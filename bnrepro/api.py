@@ -18,8 +18,8 @@ from .composition import MAIN_JOB, complete, compose, options
 from .config import RunConfig, Settings
 from .errors import InputError
 from .store import FILE, Results, RunResult, Store
-from .sweep import Progress, expand, load_data, progress_bar, run_all, tell_apart, train_group, varying, without
-from .train import Measurement
+from .sweeping import Progress, expand, load_data, progress_bar, run_all, tell_apart, train_group, varying, without
+from .training import Measurement
 
 MOST_FAILURES = 10
 """Failed runs that are listed."""

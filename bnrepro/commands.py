@@ -51,7 +51,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     from .api import told_failures
     from .experiment import show
     from .store import FILE, Store
-    from .sweep import Progress, expand, run_all, without
+    from .sweeping import Progress, expand, run_all, without
 
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name

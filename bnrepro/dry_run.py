@@ -15,8 +15,8 @@ from .config import Compute, Parallel, RunConfig
 from .data import Dataset
 from .recipe import events
 from .store import Store
-from .sweep import form_groups, load_data
-from .train import Measurement
+from .sweeping import form_groups, load_data
+from .training import Measurement
 
 try:
     import resource

@@ -26,7 +26,7 @@ from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
 from .settings import Choice, Setting, Table
-from .train import Diverged, Event, Measurement, Schedule, Specification, train
+from .training import Diverged, Event, Measurement, Schedule, Specification, train
 
 ACTIVATIONS: Table[type[Nonlinearity]] = Table(
     {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}, base=Nonlinearity, has_settings=False

@@ -23,7 +23,7 @@ from .config import Compute, RunConfig
 from .errors import InputError
 from .provenance import environment, software
 from .store import MEASURED, Results, Store
-from .sweep import Progress, run_all
+from .sweeping import Progress, run_all
 
 if TYPE_CHECKING:
     import pandas as pd

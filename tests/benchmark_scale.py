@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import bnrepro
-from bnrepro import sweep, workers
+from bnrepro import sweeping, workers
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, Compute, Local, RunConfig
 from bnrepro.store import RunResult, Store
@@ -58,26 +58,26 @@ def main_job() -> dict[str, Any]:
 def begin(folder: Path) -> None:
     """What a sweep does from its settings to its first group."""
     with clock("expand") as done:
-        runs = sweep.expand(main_job(), GRID)
+        runs = sweeping.expand(main_job(), GRID)
         done(f"{len(runs):,} runs")
     with clock("check against the store") as done:
         store = Store(folder, create=True)
-        missing = sweep.without(runs, store.finished())
+        missing = sweeping.without(runs, store.finished())
         store.of_other_code(missing)
         done(f"{len(missing):,} missing")
     with clock("begin"), suppress(Begun), patch.object(workers, "start", start_stubs):
-        sweep.run_all(runs, store, Local(n_jobs=2, group_size=None), sweep.Progress(len(missing)))
+        sweeping.run_all(runs, store, Local(n_jobs=2, group_size=None), sweeping.Progress(len(missing)))
 
 
 def load(folder: Path) -> None:
     """A store of 10,000 runs with curves of the usual length, and the load of its table ``runs``."""
-    runs = sweep.expand(main_job(), GRID)[:10_000]
+    runs = sweeping.expand(main_job(), GRID)[:10_000]
     steps = runs[0].train.measured_steps
     curves = [{"step": step, "train_loss": 1.0, "test_accuracy": 0.5, "gradient_norm": 1.0} for step in steps]
     layers = [{"step": step, "layer": n, "p15": -1.0, "p50": 0.0, "p85": 1.0} for step in steps for n in (1, 2, 3)]
     with clock("fill"):
         store = Store(folder, create=True)
-        for group in sweep.form_groups(runs, 1, 1000):
+        for group in sweeping.form_groups(runs, 1, 1000):
             store.add(RunResult(run, test_accuracy=0.5, curves=curves, layers=layers) for run in group)
     with clock("load") as done:
         results = bnrepro.load(store.path)

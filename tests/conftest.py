@@ -12,10 +12,10 @@ import pytest
 from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
 
-from bnrepro import api, sweep
+from bnrepro import api, sweeping
 from bnrepro.data import Dataset
 from bnrepro.store import RunResult
-from bnrepro.sweep import train_group
+from bnrepro.sweeping import train_group
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entered.extend(run.run_id for run in runs)
         return train_group(runs, data, *rest)
 
-    for module in (sweep, api):
+    for module in (api, sweeping):
         monkeypatch.setattr(module, "train_group", counted)
     return entered
 

@@ -24,7 +24,7 @@ from bnrepro.api import load
 from bnrepro.errors import InputError
 from bnrepro.places import REFERENCE
 from bnrepro.store import FILE, RunResult, Store
-from bnrepro.sweep import Progress
+from bnrepro.sweeping import Progress
 
 LONGER = [*SMALL, "train.steps=6"]
 
@@ -201,7 +201,7 @@ def test_one_variant_is_loaded_and_two_are_never_mixed_in_silence(here: Path) ->
     with pytest.warns(UserWarning, match=f"^{told}") as warned:
         mixed = load("learning_rates")
     assert warned[0].filename == __file__
-    assert repr(mixed) == "20 runs: 20 done; varies: activation, norm, lr, seed, steps"
+    assert repr(mixed) == "20 runs: 20 done; varies: activation, norm, lr, steps, seed"
     assert repr(load("learning_rates", LONGER)) == "4 runs: 4 done; varies: activation, norm"
     assert load("learning_rates", SMALL).curves["step"].max() == 5
     with pytest.raises(InputError, match=r"^96 of 96 runs are not in .*; to train them: python -m bnrepro \+sweep="):
@@ -255,7 +255,7 @@ HEAVY = {"hydra", "numpy", "scipy", "pydantic", "pandas", "matplotlib", "sklearn
         ("bnrepro.batchnorm", {"numpy"}),
         ("bnrepro.__main__", {"hydra"}),  # which is all that --help and a mistake in a name need
         ("bnrepro.workers", {"numpy", "pydantic"}),
-        ("bnrepro.sweep", {"numpy", "pydantic"}),  # with the one before, what a worker needs
+        ("bnrepro.sweeping", {"numpy", "pydantic"}),  # with the one before, what a worker needs
     ],
 )
 def test_importing_a_room_imports_no_library_that_it_does_not_need(

@@ -22,7 +22,7 @@ from bnrepro.composition import complete, compose
 from bnrepro.config import RunConfig, Settings
 from bnrepro.datasets import IDX
 from bnrepro.layers import Array
-from bnrepro.sweep import train_group
+from bnrepro.sweeping import train_group
 
 TINY = Case(64, "relu", "batch", runs=2, width=8, depth=2, batch=10)
 

@@ -11,7 +11,7 @@ from calls import SCRIPT, SMALL, TINY, Ended, files
 from runs import query
 
 import bnrepro
-from bnrepro import config, experiment, sweep
+from bnrepro import config, experiment, sweeping
 from bnrepro.api import headline
 from bnrepro.store import FILE
 
@@ -144,7 +144,7 @@ def test_an_interrupted_sweep_says_what_is_stored(call: Callable[..., Ended], mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep.Progress, "__call__", lambda self, results: interrupted(results))
+        patched.setattr(sweeping.Progress, "__call__", lambda self, results: interrupted(results))
         ended = call("+sweep", *SMALL, "compute.group_size=1")
     assert ended.status == 130
     said, _, words = ended.err.strip().partition("python -m bnrepro ")

@@ -18,7 +18,7 @@ from bnrepro.errors import InputError
 from bnrepro.experiment import find_experiment, read_tables, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import Progress, expand, run_all
+from bnrepro.sweeping import Progress, expand, run_all
 
 covariate_shift: Any = find_experiment("covariate_shift")
 nan, inf = math.nan, math.inf

@@ -15,7 +15,7 @@ from bnrepro.config import Settings
 from bnrepro.experiment import figure_folder, find_experiment, read_tables, show, write_tables
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.store import Results, RunResult, Store
-from bnrepro.sweep import expand
+from bnrepro.sweeping import expand
 
 MINE = """
 import pandas as pd

@@ -20,7 +20,7 @@ from bnrepro.experiment import find_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS
 from bnrepro.store import Results, Store
-from bnrepro.sweep import Progress, expand, run_all
+from bnrepro.sweeping import Progress, expand, run_all
 
 
 def the_experiment() -> ModuleType:

@@ -15,7 +15,7 @@ from bnrepro.experiment import find_experiment
 from bnrepro.figures import look, save
 from bnrepro.layers import Array, Arrays
 from bnrepro.store import RunResult, Store
-from bnrepro.sweep import expand
+from bnrepro.sweeping import expand
 
 experiment: Any = find_experiment("implementation_mistakes")
 layers: Any = importlib.import_module("bnrepro.experiments.wrong_layers")

@@ -17,7 +17,7 @@ from bnrepro.config import Inline, RunConfig
 from bnrepro.experiment import TABLES, find_experiment, read_tables, show, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import Progress, expand, run_all
+from bnrepro.sweeping import Progress, expand, run_all
 
 learning_rates: Any = find_experiment("learning_rates")
 nan = math.nan

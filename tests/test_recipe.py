@@ -15,7 +15,7 @@ from bnrepro.datasets import Digits
 from bnrepro.layers import Conv2D, Dense, Dropout, Layer, Normal, ReLU, Sigmoid, Tanh, he, xavier
 from bnrepro.optim import Adagrad, ExponentialDecay, Momentum
 from bnrepro.recipe import Run, specification, train_runs
-from bnrepro.train import Specification
+from bnrepro.training import Specification
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from bnrepro.config import Inline, Settings
 from bnrepro.experiment import find_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
-from bnrepro.sweep import Progress, expand, run_all
+from bnrepro.sweeping import Progress, expand, run_all
 
 nan = float("nan")
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from runs import a_run, query, settings, write_idx
 
-from bnrepro import sweep
+from bnrepro import sweeping
 from bnrepro.config import Inline, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.errors import InputError
 from bnrepro.provenance import environment
 from bnrepro.store import FILE, RunResult, Store
-from bnrepro.sweep import Progress, expand, run_all, train_group
+from bnrepro.sweeping import Progress, expand, run_all, train_group
 from bnrepro.verify import TOLERANCE, verify
 
 HERE = Inline(group_size=None)
@@ -82,7 +82,7 @@ def test_the_sample_is_the_same_each_time_and_spread_over_all(
         entered.extend(run.run_id for run in runs)
         return train_group(runs, data)
 
-    monkeypatch.setattr(sweep, "train_group", counted)
+    monkeypatch.setattr(sweeping, "train_group", counted)
     assert verify(trained, sample, HERE, DIGITS)
     ids = sorted(Store(trained).load().runs["run_id"])
     assert sorted(entered) == [ids[place] for place in places]
@@ -240,7 +240,7 @@ def test_a_run_that_fails_here_differs_and_says_why(
     def fail(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
         return [RunResult(run, status="failed", error="Traceback\n  ...\nMemoryError: too much\n") for run in runs]
 
-    monkeypatch.setattr(sweep, "train_group", fail)
+    monkeypatch.setattr(sweeping, "train_group", fail)
     assert not verify(trained, 2, HERE, DIGITS)
     out = capsys.readouterr().out
     assert verdicts(out) == ["differs", "differs"]

@@ -16,7 +16,7 @@ from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
 from bnrepro import workers
 from bnrepro.config import Inline, Local, RunConfig
 from bnrepro.data import Dataset
-from bnrepro.sweep import load_data
+from bnrepro.sweeping import load_data
 from bnrepro.workers import Data, WorkerDied, Workers, cause_of_death
 
 

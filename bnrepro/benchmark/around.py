@@ -23,7 +23,7 @@ from ..data import Dataset
 from ..datasets import IDX_FILES
 from ..provenance import environment
 from ..store import Store
-from ..sweep import Progress, expand, run_all
+from ..sweeping import Progress, expand, run_all
 from .contestants import stand_in
 
 WITNESS = f"{__package__}.witness.witness"

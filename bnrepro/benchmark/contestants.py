@@ -17,7 +17,7 @@ from ..layers import Array, xavier
 from ..network import Network, mlp
 from ..optim import SGD, Constant
 from ..recipe import ACTIVATIONS, NORMS
-from ..train import Measurement, Schedule, Specification, evenly, train
+from ..training import Measurement, Schedule, Specification, evenly, train
 
 ARMS = [(activation, norm) for activation in ("sigmoid", "relu") for norm in ("none", "batch")]
 """Activation and norm of the networks that are trained."""

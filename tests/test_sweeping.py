@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runs import a_run, assert_same_results, dataframes, query, settings, write_idx
 from sweeps import eventually
 
-from bnrepro import sweep
+from bnrepro import sweeping
 from bnrepro.config import Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
@@ -28,7 +28,7 @@ from bnrepro.layers import Array, ReLU
 from bnrepro.recipe import Status
 from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
-from bnrepro.sweep import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
+from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
 from bnrepro.workers import WorkerDied
 
 HERE = Inline(group_size=None)
@@ -161,7 +161,7 @@ def test_groups_are_a_partition_that_suits_the_workers(runs: list[RunConfig], wo
     kinds = [{run.group_id for run in group} for group in groups]
     assert all(len(kind) == 1 for kind in kinds)
     largest = max(len(group) for group in groups)
-    assert largest <= (size or sweep.MAX_GROUP)
+    assert largest <= (size or sweeping.MAX_GROUP)
     if size is None:  # none has more than its share, so that none is idle while another works on
         assert largest <= -(-len(runs) // workers)
     for kind in {run.group_id for run in runs}:  # as few as that allows, of sizes that differ by at most 1
@@ -365,7 +365,7 @@ def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset) -> list[R
 def test_workers_share_one_memory_mapped_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs_of_files: list[RunConfig]
 ) -> None:
-    monkeypatch.setattr(sweep, "train_group", say_where_the_images_are)
+    monkeypatch.setattr(sweeping, "train_group", say_where_the_images_are)
     store, _ = train_all(tmp_path, runs_of_files[:2], Local(n_jobs=2, group_size=1))
     assert store.load().runs["error"].tolist() == ["memmap", "memmap"]
 
@@ -379,7 +379,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         entered.append([run.run_id for run in runs])
         return train_group(runs, data)
 
-    monkeypatch.setattr(sweep, "train_group", counted)
+    monkeypatch.setattr(sweeping, "train_group", counted)
     return entered
 
 
@@ -441,8 +441,8 @@ def test_claims_are_kept_alive_while_training_holds_this_thread(
         eventually(lambda: len(beats) >= 3)
         return [RunResult(run) for run in runs]
 
-    monkeypatch.setattr(sweep, "HEARTBEAT", 0.01)
-    monkeypatch.setattr(sweep, "train_group", train)
+    monkeypatch.setattr(sweeping, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(sweeping, "train_group", train)
     monkeypatch.setattr(Store, "heartbeat", lambda store, owner: beats.append(owner))
     train_all(tmp_path, [a_run()])
     assert len(set(beats)) == 1
@@ -480,7 +480,7 @@ class Mortal:
     def __init__(self, count: int, deadly: set[str]) -> None:
         self.count, self.deadly = count, deadly
         self.given: list[tuple[list[str], int]] = []
-        self.driver: sweep._Driver | None = None
+        self.driver: sweeping._Driver | None = None
 
     def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
         assert self.driver
@@ -501,7 +501,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
     mortal = Mortal(count, blamed)
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
-        mortal.driver = sweep._Driver(store, "me", mortal, Inline(group_size=group_size), Progress(12), force=False)
+        mortal.driver = sweeping._Driver(store, "me", mortal, Inline(group_size=group_size), Progress(12), force=False)
         mortal.driver.drive(runs)
         table = store.load(runs).runs.set_index("run_id")
     assert len(table) == 12
@@ -519,7 +519,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
 def test_smaller_groups_come_first(tmp_path: Path) -> None:
     runs = expand(settings(), {"seed": list(range(8))})
     mortal = Mortal(1, {runs[2].run_id})
-    mortal.driver = sweep._Driver(
+    mortal.driver = sweeping._Driver(
         Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), force=False
     )
     mortal.driver.drive(runs)
@@ -535,7 +535,7 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 
     run = a_run()
     store = Store(tmp_path, create=True)
-    sweep._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), force=False).drive([run])
+    sweeping._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), force=False).drive([run])
     (error,) = store.load([run]).runs["error"]
     assert error == "TypeError: can't pickle it\n"
 
@@ -557,7 +557,7 @@ def test_what_another_sweep_trains_is_waited_for(
             store.add([RunResult(theirs[0])])
             store.release("another")  # and so the other of theirs is free
 
-    monkeypatch.setattr("bnrepro.sweep.time.sleep", finish_another)
+    monkeypatch.setattr("bnrepro.sweeping.time.sleep", finish_another)
     progress = Progress(3)
     run_all(runs, store, Inline(group_size=1), progress)
     assert ids(trained) == sorted(run.run_id for run in runs[1:])
@@ -629,7 +629,7 @@ def test_progress_is_plain_lines_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 6.0, 7.0, 12.0, 13.0]).__next__
-    monkeypatch.setattr("bnrepro.sweep.time.monotonic", clock)
+    monkeypatch.setattr("bnrepro.sweeping.time.monotonic", clock)
     progress = Progress(10)
     for results in (
         ended("done"),
@@ -646,7 +646,7 @@ def test_progress_is_plain_lines_without_a_terminal(
 
 
 def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnrepro.sweep.sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("bnrepro.sweeping.sys.stderr.isatty", lambda: True)
     progress = Progress(2)
     progress(ended("done"))
     progress(ended("done"))

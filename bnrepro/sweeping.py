@@ -27,7 +27,7 @@ from .provenance import environment
 from .recipe import Model, Outcome, train_runs
 from .settings import Choice, flatten, to_override
 from .store import CLAIM_SECONDS, RunResult, Store
-from .train import Measurement
+from .training import Measurement
 from .workers import Workers, cause_of_death
 
 MAX_GROUP = 8

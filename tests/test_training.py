@@ -29,7 +29,7 @@ from bnrepro.optim import (
     Params,
     StepDecay,
 )
-from bnrepro.train import Diverged, Event, Finished, Measurement, Schedule, Specification, evaluate, train
+from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, evaluate, train
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {"sigmoid": Sigmoid, "relu": ReLU}
 NORMS: dict[str, Callable[[], Layer] | None] = {
