@@ -18,7 +18,9 @@ if places.CHECKOUT:  # bnrepro.experiments is a folder beside this one, until it
     __path__.append(str(places.CHECKOUT))
 
 _ROOMS = {"BatchNormalization": "batchnorm", "Results": "store", "load": "api", "sweep": "api", "train": "api"}
-"""Where each name is, from which it is imported at first use: ``--help`` and workers need no pandas."""
+"""Where each name is, from which it is imported at first use: ``--help`` and workers need no pandas.
+
+No module of the package has such a name, since importing it would put it in the place of the function."""
 
 if not TYPE_CHECKING:  # it would make every name a good one
 
@@ -26,3 +28,6 @@ if not TYPE_CHECKING:  # it would make every name a good one
         if name not in _ROOMS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ROOMS})

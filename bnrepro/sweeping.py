@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import uuid
+from bdb import BdbQuit
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -144,6 +145,7 @@ def train_group(
 
     Raises:
         InputError: if training finds that what the user gave can't be trained.
+        KeyboardInterrupt: if the user leaves a debugger, as for Ctrl-C.
     """
     begin, error, found = time.perf_counter(), None, dict[str, Any]()
 
@@ -157,6 +159,8 @@ def train_group(
         outcomes = train_runs(runs, data, look_on)
     except InputError:
         raise
+    except BdbQuit as left:
+        raise KeyboardInterrupt from left
     except Exception:
         if len(runs) > 1:
             return [result for run in runs for result in train_group([run], data)]

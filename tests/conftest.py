@@ -68,7 +68,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entered.extend(run.run_id for run in runs)
         return train_group(runs, data, *rest)
 
-    for module in (sweeping, api):
+    for module in (api, sweeping):
         monkeypatch.setattr(module, "train_group", counted)
     return entered
 

@@ -19,10 +19,11 @@ from calls import SMALL, TINY, Ended, in_a_process
 from hydra.core.global_hydra import GlobalHydra
 from runs import a_run, assert_same_results
 
+import bnrepro
 from bnrepro import api
 from bnrepro.api import load
 from bnrepro.errors import InputError
-from bnrepro.places import REFERENCE
+from bnrepro.places import PACKAGE, REFERENCE
 from bnrepro.store import FILE, RunResult, Store
 from bnrepro.sweeping import Progress
 
@@ -152,10 +153,10 @@ def test_a_sweep_may_be_trained_within_a_running_loop(here: Path) -> None:
 
 UNGUARDED = """
 import asyncio
-from bnrepro import api
+import bnrepro
 
 async def cell():
-    return api.sweep("learning_rates", {overrides})
+    return bnrepro.sweep("learning_rates", {overrides})
 
 print(repr(asyncio.run(cell())), flush=True)
 """
@@ -243,6 +244,23 @@ def test_a_reference_that_is_not_there_is_bad_input() -> None:
 
 
 # The package
+
+
+@pytest.mark.parametrize("order", [["bnrepro"], ["bnrepro.training", "bnrepro.sweeping"], ["bnrepro.api"]])
+def test_the_package_has_its_functions_whatever_was_imported_before(tmp_path: Path, order: list[str]) -> None:
+    code = f"import {', '.join(order)}, bnrepro.workers; from bnrepro import train, sweep, load, Results, InputError; "
+    code += "print(bnrepro.train is train, callable(train), callable(bnrepro.sweep), sorted(bnrepro.__all__)); "
+    code += "import bnrepro.training, bnrepro.sweeping; print(callable(bnrepro.train), callable(bnrepro.sweep))"
+    ended = in_a_process(["-c", code], tmp_path)
+    names = ["BatchNormalization", "InputError", "Results", "load", "sweep", "train"]
+    assert ended.out == f"True True True {names}\nTrue True\n", ended.err
+
+
+def test_no_module_of_the_package_can_take_the_place_of_a_function() -> None:
+    assert {path.stem for path in PACKAGE.iterdir()}.isdisjoint(bnrepro.__all__)
+    assert {*bnrepro.__all__} <= {*dir(bnrepro)}
+    with pytest.raises(AttributeError, match="module 'bnrepro' has no attribute 'nothing'"):
+        bnrepro.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 HEAVY = {"hydra", "numpy", "scipy", "pydantic", "pandas", "matplotlib", "sklearn"}

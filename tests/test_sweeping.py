@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -463,6 +464,17 @@ def test_a_breakpoint_in_a_layer_stops_in_this_process_inline(tmp_path: Path, mo
     store, _ = train_all(tmp_path, [a_run({"model.activation": "relu"})])
     assert set(stopped) == {os.getpid()}
     assert store.load().runs["status"].tolist() == ["done"]
+
+
+def test_leaving_the_debugger_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave() -> None:
+        raise BdbQuit
+
+    monkeypatch.setattr(ReLU, "forward", lambda *given, **named: breakpoint())
+    monkeypatch.setattr(sys, "breakpointhook", leave)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(tmp_path, [a_run({"model.activation": "relu"})])
+    assert Store(tmp_path).finished() == set()
 
 
 def test_without_keeps_the_order() -> None:
