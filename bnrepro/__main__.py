@@ -47,6 +47,9 @@ def command(composed: DictConfig) -> None:
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """What the settings say, with the sweep of this name."""
     if settings.benchmark:
+        other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
+        if choice or settings.verify.sweep is not None:
+            raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)

@@ -305,9 +305,9 @@ def units(s: Snapshot) -> Mapping[str, Array]:
 
 
 @measures(
-    Column("drift_wasserstein", "layer", "drift of inputs, Wasserstein distance", "standard deviations"),
-    Column("drift_mean", "layer", "drift of the mean of inputs", "standard deviations"),
-    Column("drift_std", "layer", "drift of the standard deviation of inputs", "|log ratio|"),
+    Column("drift_wasserstein", "layer", "Wasserstein distance / σ"),
+    Column("drift_mean", "layer", "distance of the means / σ"),
+    Column("drift_std", "layer", "|log| of the ratio of the σ"),
 )
 def drift(s: Snapshot) -> Mapping[str, Array]:
     """How the distribution of what enters each unit has moved since the measurement before, on average over units.
@@ -339,7 +339,7 @@ def drift(s: Snapshot) -> Mapping[str, Array]:
 
 
 @measures(
-    Column("shift_norm", "layer", "change of the gradient when the layers before are updated, ‖G − G'‖"),
+    Column("shift_norm", "layer", "‖G − G'‖"),
     Column("shift_cosine", "layer", "cos(G, G')"),
 )
 def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
@@ -439,3 +439,13 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "jacobian": jacobian,
     "landscape": landscape,
 }
+
+
+def axis_label(level: Level, column: str) -> str:
+    """How figures label an axis of a column that is measured of every run, or by a diagnostic of this module.
+
+    Raises:
+        KeyError: if there is no such column.
+    """
+    declared = (*ALWAYS, *(column for diagnostic in DIAGNOSTICS.values() for column in diagnostic.columns))
+    return {(each.level, each.name): each.label for each in declared}[level, column]

@@ -28,6 +28,7 @@ from matplotlib.patches import Patch
 
 from bnrepro import InputError, Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
 
 
@@ -40,9 +41,10 @@ class Measure(NamedTuple):
     less_shift: str
 
 
-DRIFT, NORM, RELATIVE, COSINE = "drift", "‖G − G'‖", "‖G − G'‖ / ‖G‖", "cos(G, G')"
+DRIFT, NORM, COSINE = "drift", axis_label("layer", "shift_norm"), axis_label("layer", "shift_cosine")
+RELATIVE = f"{NORM} / ‖G‖"
 MEASURES = {
-    DRIFT: Measure("paper: inputs drift", "Wasserstein distance / σ", "log", "lower"),
+    DRIFT: Measure("paper: inputs drift", axis_label("layer", "drift_wasserstein"), "log", "lower"),
     NORM: Measure("critics: gradients change", NORM, "log", "lower"),
     RELATIVE: Measure("critics: gradients change", RELATIVE, "log", "lower"),
     COSINE: Measure("critics: gradients turn", COSINE, "linear", "higher"),

@@ -28,6 +28,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 PAPER = Path(__file__).with_name("paper")
@@ -188,7 +189,7 @@ def accuracy(table: pd.DataFrame, curves: Curves) -> Figure:
             title += f"\n{style(norm)['label']}: {initialization}, learning rate {lr:g}{distance}"
         ax.set_title(title, fontsize=8.5)
         ax.set_xlabel("steps")
-    axes[0].set(ylabel="test accuracy", ylim=(FLOOR if compared else 0, 1))
+    axes[0].set(ylabel=axis_label("run", "test_accuracy"), ylim=(FLOOR if compared else 0, 1))
     _legend(figure, table, DIFFERENCE if compared else "")
     return figure
 
@@ -220,7 +221,7 @@ def settings(table: pd.DataFrame, curves: Curves, grid: pd.DataFrame) -> Figure:
     for ax, rate in zip(axes[0], rates, strict=True):
         ax.set_title(f"learning rate {rate:g}", fontsize=9)
     figure.supxlabel("steps", fontsize=10)
-    figure.supylabel("test accuracy", fontsize=10)
+    figure.supylabel(axis_label("run", "test_accuracy"), fontsize=10)
     axes[0, 0].set_ylim(FLOOR, 1)
     numbers = f"; number: {DIFFERENCE}" if compared else ""
     _legend(figure, table, f"framed: {BEST[compared]}{numbers}")

@@ -26,7 +26,10 @@ from scipy.stats import bootstrap
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
+
+ACCURACY = axis_label("run", "test_accuracy")
 
 USABLE = 0.9
 """Test accuracy from which a learning rate counts as usable."""
@@ -331,7 +334,7 @@ def accuracy(runs: pd.DataFrame) -> Figure:
     _space_by_error(axes[0], runs["test_accuracy"], bottom=1 - 10 ** (0.07 + 0.12 * len(norms)))
     for ax in axes:
         ax.spines["left"].set_bounds(0, ax.get_ylim()[1])
-    axes[0].set_ylabel(f"test accuracy after {_steps(runs)} steps")
+    axes[0].set_ylabel(f"{ACCURACY} after {_steps(runs)} steps")
     usable = Line2D([], [], label=f"usable: {USABLE:.0%}", **THIN)
     _legend(figure, [style(norm) | {"markersize": 5} for norm in norms], runs, usable)
     return figure
@@ -396,7 +399,7 @@ def convergence(results: Results) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("steps (linear to 10, then logarithmic)")
     for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy")
+        ax.set_ylabel(ACCURACY)
     target = (
         [Line2D([], [], label=f"target: best accuracy {style('none')['label']}", **THIN)] if "none" in norms else []
     )

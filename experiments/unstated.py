@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 TARGET = 0.9
@@ -138,7 +139,7 @@ def figures(results: Results) -> dict[str, Figure]:
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy")
+        ax.set_ylabel(axis_label("run", "test_accuracy"))
     figure.supxlabel("steps", fontsize=10)
     axes[0, 0].set(ylim=(FLOOR, 1), xlim=(0, results.runs["steps"].max()))
     _legend(figure, results.runs, list(arms))
