@@ -46,15 +46,20 @@ def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) ->
         path = _file(module, own, package)
         if path is None or module in found or path == package / "__init__.py":
             continue
-        tree = ast.parse(path.read_bytes())
-        text: list[str] = []
-        _write(tree, text)
-        found[module] = "".join(text)
+        tree, found[module] = _read(path.read_bytes())
         waiting += _imports(tree, module, is_package=path.name == "__init__.py")
     digest = hashlib.sha256()
     for module in sorted(found):
         digest.update(f"{module}\0{found[module]}\0".encode())
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _read(source: bytes) -> tuple[ast.Module, str]:
+    """The syntax tree of a module, and the text of what counts in it."""
+    tree, text = ast.parse(source), list[str]()
+    _write(tree, text)
+    return tree, "".join(text)
 
 
 def _file(module: str, own: str, package: Path) -> Path | None:
