@@ -73,7 +73,7 @@ def sweep(name: str = MAIN_JOB, overrides: Sequence[str] = ()) -> Results:
     progress = Progress(len(runs if settings.force else without(runs, store.finished())))
     run_all(runs, store, settings.compute, progress, force=settings.force)
     if progress.failed:
-        warnings.warn(told_failures(progress.failed, runs, store.path), stacklevel=2)
+        warnings.warn(failure_report(progress.failed, runs, store.path), stacklevel=2)
     return store.load(runs)
 
 
@@ -209,7 +209,7 @@ def find_stored(
     return runs, store, f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}"
 
 
-def told_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:
+def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:
     """Which of the runs failed, in their order, of what, and where to read more: a line each."""
     lines = [f"{len(failed)} run{'s' * (len(failed) > 1)} failed:"]
     place = {run.run_id: i for i, run in enumerate(runs)}

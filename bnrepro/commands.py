@@ -48,7 +48,7 @@ def one_run(settings: Settings) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
-    from .api import told_failures
+    from .api import failure_report
     from .experiment import show
     from .store import FILE, Store
     from .sweeping import Progress, expand, run_all, without
@@ -80,7 +80,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
-        print(told_failures(progress.failed, runs, store.path), file=sys.stderr)
+        print(failure_report(progress.failed, runs, store.path), file=sys.stderr)
         raise TrainingFailed
 
 

@@ -32,7 +32,7 @@ TABLES = ("runs", "curves", "layers", "units")
 NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
 
 
-def find_experiment(name: str) -> ModuleType | None:
+def import_experiment(name: str) -> ModuleType | None:
     """The module ``experiments/NAME.py``, or None.
 
     Raises:
@@ -60,7 +60,7 @@ def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
 
 def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Sequence[str]) -> None:
     """Print the tables of the experiment and draw its figures from the stored runs."""
-    experiment = find_experiment(name)
+    experiment = import_experiment(name)
     if experiment is None:
         print(f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
         return
@@ -81,7 +81,7 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
         paths = [path for stem, figure in drawn.items() for path in figures.save(figure, folder, stem)]
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
-        with figures.whole(paths[-1]) as partial:
+        with figures.atomic_write(paths[-1]) as partial:
             table.to_csv(partial)
     for path in paths:
         with suppress(ValueError):  # on another drive of Windows it stays absolute
@@ -108,7 +108,7 @@ def load_reference(name: str) -> Results:
 
 def show_reference(name: str) -> None:
     """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
-    experiment = find_experiment(name)
+    experiment = import_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
     _present(experiment, load_reference(name), shown / name)
@@ -122,7 +122,7 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     """
     if places.CHECKOUT is None:
         raise InputError("--reference: only in a checkout of bnrepro, not where it is installed from a wheel")
-    experiment = find_experiment(name)
+    experiment = import_experiment(name)
     assert experiment
     results = Store(sweep_folder).load(runs)
     measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
@@ -136,14 +136,14 @@ def write_tables(results: Results, folder: Path) -> None:
 
     Settings are in ``runs`` alone, those that are lists or mappings in JSON.
     """
-    from .figures import whole
+    from .figures import atomic_write
 
     for name in TABLES:
         table = results.table(name)
         others = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
-            with whole(folder / f"{name}.csv.xz") as partial:
+            with atomic_write(folder / f"{name}.csv.xz") as partial:
                 table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
 
 

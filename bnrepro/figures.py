@@ -61,7 +61,7 @@ def line_with_range(ax: Axes, values: pd.Series, by: str, **style: Any) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to in place of ``path``, which gets the file when it is whole and never a torn one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -73,7 +73,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg, with nothing in them that depends on when or where."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, for all formats
     return paths

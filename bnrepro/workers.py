@@ -185,7 +185,7 @@ def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Fu
             processes = [*executor._processes.values()]  # the one; after this, loky forgets it
             for process in processes:
                 process.join(1)
-            codes = " or ".join(_spelled(process.exitcode) for process in processes)
+            codes = " or ".join(_status_text(process.exitcode) for process in processes)
             outcome.set_exception(WorkerDied(f"exit code {codes or 'unknown'}"))
         elif error:
             outcome.set_exception(error)
@@ -196,7 +196,7 @@ def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Fu
     return outcome
 
 
-def _spelled(exit_code: int | None) -> str:
+def _status_text(exit_code: int | None) -> str:
     with contextlib.suppress(ValueError):  # no signal
         return f"{signal.Signals(-(exit_code or 0)).name}({exit_code})"
     return "unknown" if exit_code is None else str(exit_code)

@@ -319,7 +319,7 @@ def sigmoid_inputs(measured: dict[str, tuple[pd.Series, Units]]) -> Figure:
         run, units = measured[norm]
         unit = typical(units)
         _draw_percentiles(above, units[unit].index, units[unit], norm, linewidth=1.3)
-        above.set_title(f"ours, {style(norm)['label']}: unit {unit}\n{_spelled(run)}", fontsize=9)
+        above.set_title(f"ours, {style(norm)['label']}: unit {unit}\n{_rate_and_init(run)}", fontsize=9)
         above.set(xlabel="steps", xlim=(0, run["steps"]))
         above.xaxis.set_major_formatter(_thousands)
         series = paper[paper["series"] == SERIES[norm]]
@@ -359,12 +359,12 @@ def all_units(run: pd.Series, units: Units) -> Figure:
     ends = [pitch * column + half for column in range(10) for half in (0, 0.5)]
     ax.set_xticks(ends, ["0", _thousands(run["steps"] / 2)] * 10, fontsize=6)
     ax.set(xlabel="steps", ylabel="input of the sigmoid")
-    arm = f"{style(run['norm'])['label']}, {_spelled(run)}"
+    arm = f"{style(run['norm'])['label']}, {_rate_and_init(run)}"
     _percentile_legend(figure, f"{arm}; in order of drift, the typical unit framed")
     return figure
 
 
-def _spelled(run: pd.Series) -> str:
+def _rate_and_init(run: pd.Series) -> str:
     return f"{run['initialization']}, learning rate {run['lr']:g}, seed {run['seed']}"
 
 

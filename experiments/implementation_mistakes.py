@@ -48,7 +48,7 @@ def score(results: Results) -> pd.DataFrame:
     The train loss is that of the probe batch, in training mode: it shows what training itself made of the mistake.
     """
 
-    def spelled(values: pd.Series) -> str:
+    def cell(values: pd.Series) -> str:
         diverged = values.isna().sum()
         if diverged:
             return f"{diverged} of {len(values)} diverged"
@@ -59,7 +59,7 @@ def score(results: Results) -> pd.DataFrame:
         index="mistake",
         columns="train.batch_size",
         values=["test_accuracy", "train_loss"],
-        aggfunc=spelled,
+        aggfunc=cell,
         dropna=False,
     )
     table.columns = table.columns.map(lambda column: f"{column[0].replace('_', ' ')}, m = {column[1]}")

@@ -390,8 +390,8 @@ def convergence(results: Results) -> Figure:
                 arm = panel[(panel["norm"] == norm) & (panel["lr"] == rate)]
                 _curve(ax, arm, curves, norm)
                 shown = pd.concat([shown, arm])
-            spelled = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()) if rate > 0) or "no run"
-            ax.set_title(f"{ACTIVATIONS.get(activation, activation)}, {row} ({spelled})", fontsize=8.5)
+            text = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()) if rate > 0) or "no run"
+            ax.set_title(f"{ACTIVATIONS.get(activation, activation)}, {row} ({text})", fontsize=8.5)
             ax.set_xscale("symlog", linthresh=10)
             ax.set_xlim(0, runs["steps"].max())
             ax.axhline(highest.mean(), **THIN)

@@ -41,7 +41,7 @@ def benchmark(settings: Settings) -> None:
     def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
         print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
         paths.append(folder / f"{name}.csv")
-        with figures.whole(paths[-1]) as partial:
+        with figures.atomic_write(paths[-1]) as partial:
             table.assign(machine=machine).to_csv(partial, index=False)
         return table
 
