@@ -150,8 +150,8 @@ class BatchNorm(Norm):
 class BatchNormalization:
     """Stand in for the class of the textbook "Deep Learning from Scratch" and of notes after it.
 
-    Code written against it runs unchanged, and right, on :class:`BatchNorm`. As printed in the note from which this project grew, the
-    class does not work, in these places:
+    Code written against it runs unchanged, and right, on :class:`BatchNorm`. As printed in the note from which this
+    project grew, the class does not work, in these places:
 
     1. ``forward`` passes on ``trainflg``, a name that does not exist.
     2. ``backward`` reads ``dout.shpae``.

@@ -1,4 +1,4 @@
-"""What the commands do, and what they print: train a run or a sweep, show it, verify it.
+"""Do what the command line asks, and print it: train a run or a sweep, show it, verify it.
 
 Errors are those of the rooms below; a command whose runs failed ends with :class:`TrainingFailed`.
 """
@@ -95,9 +95,9 @@ def check(settings: Settings, name: str, choice: str | None) -> None:
 
 
 def redraw(file: str) -> None:
-    """Main function of ``experiments/NAME.py`` as a script: show what is stored, with the same overrides as the sweep.
+    """Serve as main function of ``experiments/NAME.py`` run as a script: show what is stored.
 
-    That is :func:`show`; ``--reference`` makes the reference data of what is stored.
+    That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is stored.
     """
     begin()
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]

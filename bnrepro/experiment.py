@@ -1,4 +1,4 @@
-"""From the results of a sweep to what its experiment shows: tables and figures.
+"""Turn the results of a sweep into what its experiment shows: tables and figures.
 
 An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, ours or the user's own (``places``), with
 ``score(results)``, a DataFrame, and ``figures(results)``, a dict of matplotlib Figures by file name. It may have
@@ -27,13 +27,13 @@ from .errors import InputError
 from .store import Results, Store
 
 TABLES = ("runs", "curves", "layers", "units")
-"""Of results, in the order in which they are given."""
+"""The tables of results, in the order in which they are given."""
 
 NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
 
 
 def import_experiment(name: str) -> ModuleType | None:
-    """The module ``experiments/NAME.py``, or None.
+    """Import the module ``experiments/NAME.py``; return None if there is none.
 
     Raises:
         InputError: if there is more than one of this name.
@@ -50,7 +50,7 @@ def import_experiment(name: str) -> ModuleType | None:
 
 
 def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
-    """Where the figures of a sweep with these overrides go: each variant has a folder of its own, named by them."""
+    """Return the folder of the figures of a sweep with these overrides: each variant has one, named by them."""
     kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
     name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
     if len(name) > 200:  # of the 255 bytes that file systems allow
@@ -90,12 +90,12 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
 
 
 def has_reference(name: str) -> bool:
-    """Whether there are reference data."""
+    """Tell whether there are reference data of a sweep."""
     return (places.REFERENCE / name / "runs.csv.xz").exists()
 
 
 def load_reference(name: str) -> Results:
-    """The reference data.
+    """Load the reference data of a sweep.
 
     Raises:
         InputError: if there are none.
@@ -107,7 +107,7 @@ def load_reference(name: str) -> Results:
 
 
 def show_reference(name: str) -> None:
-    """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
+    """Show reference data, beside them; or, where the package is installed, in ``results/reference``."""
     experiment = import_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")

@@ -1,4 +1,4 @@
-"""How fast training is on this machine, and beside what: ``python -m bnrepro +benchmark``, or ``+benchmark=quick``.
+"""Measure how fast training is on this machine, and beside what: ``python -m bnrepro +benchmark``, or ``=quick``.
 
 The time of a step is in microseconds of processor time per run, on one core and with one BLAS thread; a step has its
 mini-batch drawn, goes forward and backward, and updates the parameters (SGD). The contestants take turns in one
