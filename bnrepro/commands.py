@@ -97,7 +97,8 @@ def check(settings: Settings, name: str, choice: str | None) -> None:
 def redraw(file: str) -> None:
     """Serve as main function of ``experiments/NAME.py`` run as a script: show what is stored.
 
-    That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is stored.
+    That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is
+    stored.
     """
     begin()
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]

@@ -442,7 +442,7 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
 
 
 def axis_label(level: Level, column: str) -> str:
-    """How figures label an axis of a column that is measured of every run, or by a diagnostic of this module.
+    """Return the label of an axis for a column that is measured of every run, or by a diagnostic of this module.
 
     Raises:
         KeyError: if there is no such column.

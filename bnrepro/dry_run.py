@@ -24,10 +24,10 @@ except ModuleNotFoundError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 CALIBRATION_SECONDS = 1.0
-"""How long a group is trained to see how fast it goes."""
+"""The time for which a group is trained to see how fast it goes."""
 
 CALIBRATION_POINTS = 5
-"""The least number of measurements that are made in this time."""
+"""The least number of measurements of a calibration."""
 
 MOST_KINDS = 12
 """Kinds of runs that are calibrated; the others are taken to be like them."""

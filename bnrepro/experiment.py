@@ -107,7 +107,7 @@ def load_reference(name: str) -> Results:
 
 
 def show_reference(name: str) -> None:
-    """Show reference data, beside them; or, where the package is installed, in ``results/reference``."""
+    """Show an experiment from its reference data, with figures beside these; in a wheel, in ``results/reference``."""
     experiment = import_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")

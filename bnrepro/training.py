@@ -31,7 +31,7 @@ POPULATION_BATCHES = 50
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and what to measure on the way.
+    """The length of training, and what is measured on the way.
 
     Args:
         steps: updates of the parameters.

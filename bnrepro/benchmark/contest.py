@@ -32,7 +32,7 @@ GROWTH: dict[str, Sequence[int]] = {
     "depth": (3, 5, 10, 20),
     "batch": (10, 30, 60, 200, 1000),
 }
-"""What the work grows by, one field of :class:`Case` at a time."""
+"""The sizes that the work grows to, one field of :class:`Case` at a time."""
 
 
 @contextmanager

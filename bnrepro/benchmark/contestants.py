@@ -331,4 +331,4 @@ CONTESTANTS: dict[str, Callable[[Case], Contestant]] = {
 """All who may take part, by the name that tables and figures give them."""
 
 RIVALS = {"JAX": "jax", "PyTorch": "torch"}
-"""Those who train the same with another package, and take part where it is installed."""
+"""The contestants that train the same with another package, and take part where it is installed."""
