@@ -170,6 +170,16 @@ def test_reference_data_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv.xz", "runs.csv.xz", "units.csv.xz"]
 
 
+def test_settings_are_written_with_the_runs_alone(tmp_path: Path) -> None:
+    results = some_results()
+    curves = results.curves.assign(seed=0)  # as what an experiment has chosen of it may have
+    assert not {*results.varying}.isdisjoint(results.curves)
+    write_tables(Results(results.runs, curves, results.layers, results.units), tmp_path)
+    written = pd.read_csv(tmp_path / "curves.csv.xz")
+    assert [*written] == [*results.table("curves")]
+    assert {*written}.isdisjoint({"seed", *results.varying})
+
+
 def test_reference_data_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_tables(some_results(), tmp_path / folder)
