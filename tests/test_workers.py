@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import threadpoolctl
-from runs import a_run
+from runs import a_run, write_idx
 from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
 
 from bnrepro import workers
 from bnrepro.config import Inline, Local, RunConfig
 from bnrepro.data import Dataset
+from bnrepro.errors import InputError
 from bnrepro.sweeping import load_data
 from bnrepro.workers import Data, WorkerDied, Workers, cause_of_death
 
@@ -53,6 +54,27 @@ def interrupt(runs: Sequence[RunConfig], data: Dataset) -> None:
 
 def blas_threads(runs: Sequence[RunConfig], data: Dataset) -> set[int]:
     return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+
+def examples(runs: Sequence[RunConfig], data: Dataset) -> int:
+    return len(data.train_labels)
+
+
+@pytest.mark.parametrize("compute", [Inline(group_size=None), Local(n_jobs=1, group_size=None)])
+def test_each_run_gets_its_own_data_set(tmp_path: Path, compute: Inline | Local) -> None:
+    root = write_idx(tmp_path / "mnist")
+    runs = [
+        a_run(),
+        a_run({"dataset.root": str(root), "dataset.sha256": None, "train.batch_size": 10}, "dataset=mnist"),
+    ]
+    with workers.start(compute, load_data(runs)) as started:
+        assert [started.submit(examples, [run]).result() for run in runs] == [1442, 60]
+
+
+def test_a_process_with_other_code_is_refused(one_process: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunConfig, "code", "0123456789abcdef")  # here, and not there
+    with pytest.raises(InputError, match=r"has other code \(digest \w+\) than this process \(0123456789abcdef\)"):
+        one_process.submit(process, [a_run()]).result()
 
 
 def test_a_process_that_dies_is_told_by_its_exit_code_and_another_takes_its_place(one_process: Workers) -> None:

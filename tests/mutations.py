@@ -1,0 +1,544 @@
+"""Would the tests notice? A table of one-line mistakes in every room, seams included, and which tests should see each.
+
+``python tests/mutations.py [-k WORD]`` makes one mistake at a time in a copy of the project and runs these tests there,
+on two copies at once; ``-k`` takes those whose room or line has the word. The status is 1 if more than 5 % survive, or
+if one does that the table does not explain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("bnrepro", "conf", "experiments", "results/reference", "tests", "pyproject.toml", "setup.py", "README.md")
+COPIES = 2
+LIMIT = 240
+"""Seconds after which tests that hang have noticed."""
+MOST_SURVIVORS = 0.05
+
+
+class Mutation(NamedTuple):
+    """A mistake, and who should notice."""
+
+    old: str
+    """Stands in the room exactly once."""
+    new: str
+    tests: str
+    """A file of tests, and the word by which its tests are chosen, if not all are."""
+    survives: str = ""
+    """Why, where no test can notice."""
+
+
+M = Mutation
+ROOMS: dict[str, list[Mutation]] = {
+    "bnrepro/layers.py": [
+        M("math.sqrt(2 / (fan_in + fan_out))", "math.sqrt(2 / fan_out)", "test_layers.py initializers_scale"),
+        M("rng, d_in, self.units, (d_in", "rng, self.units, d_in, (d_in", "test_layers.py passes_its_fans"),
+        M("rng, c * area, self.channels * area", "rng, c, self.channels", "test_layers.py passes_its_fans"),
+        M("dpadded[pixels] +=", "dpadded[pixels] =", "test_layers.py central_differences"),
+        M("free ^= largest", "free |= largest", "test_layers.py equal_pixels"),
+        M("y /= len(windows)", "y /= self.size", "test_layers.py naive_loop"),
+        M("1 / (1 - self.rate), out=", "1, out=", "test_layers.py stated_share"),
+        M("counter=[0, 0, 0, drawn[0]]", "counter=[drawn[0], 0, 0, 0]", "test_layers.py no_stretch"),
+        M('state["drawn"] + 1', 'state["drawn"]', "test_layers.py no_stretch"),
+        M("Philox(key=key[0]", "Philox(key=0", "test_layers.py dropout"),
+        M("math.log(19)", "math.log(9)", "test_layers.py sigmoid_is_inactive"),
+        M("(y > 0)", "(y >= 0)", "test_layers.py relu_has_gradient"),
+        M("p -= t / examples", "p -= t", "test_layers.py cross_entropy"),
+        M("z.max(axis=1, keepdims=True)", "z.max(keepdims=True)", "test_layers.py cross_entropy"),
+    ],
+    "bnrepro/batchnorm.py": [
+        M("weight * (m / (m - 1)) * var", "weight * var", "test_batchnorm.py unbiased"),
+        M("var -= delta * delta", "var += delta * delta", "test_batchnorm.py"),
+        M("*(1 for _ in in_shape[1:]))", "*in_shape[1:])", "test_batchnorm.py on_images"),
+        M("m = x[0, :, 0].size", "m = x.shape[1]", "test_batchnorm.py on_images"),
+        M("product += dbeta / m - slope * delta", "product -= slope * delta", "test_batchnorm.py six_formulas"),
+        M("replace(self, momentum=1.0)", "replace(self)", "test_network.py population_statistics"),
+        M("eps=1e-6, momentum=self.momentum", "eps=1e-6", "test_textbook.py running_statistics"),
+        M('if not train and self.inference != "batch"', "if not train", "test_batchnorm.py test_batchs_own"),
+        M("least_values = 2", "least_values = 1", "test_config.py two_examples"),
+    ],
+    "bnrepro/optim.py": [
+        M("v -= step", "v -= step * (1 - self.momentum)", "test_optim.py hand_worked"),
+        M("self.weight_decay if name in weights.get(layer, ()) else 0.0", "self.weight_decay", "test_optim.py zero_gr"),
+        M("(np.sqrt(h) + self.eps)", "np.sqrt(h + self.eps)", "test_optim.py hand_worked"),
+        M("(step // self.every)", "(step / self.every)", "test_optim.py factors"),
+        M("(step / self.every))", "(step // self.every))", "test_optim.py factors"),
+        M("step = g if scaled else _like(lr, p) * g", "step = _like(lr, p) * g", "test_optim.py linear_optimiser"),
+        M("decay * _like(lr, p) * p if", "decay * p if", "test_optim.py hand_worked"),
+    ],
+    "bnrepro/network.py": [
+        M("in enumerate(hidden, start=1)", "in enumerate(hidden[::-1], start=1)", "test_recipe.py hidden_layers"),
+        M("in enumerate(channels, start=1)", "in enumerate(channels[::-1], start=1)", "test_recipe.py stages"),
+        M('f"dropout{i}"] = Dropout(dropout)', 'f"dropout{i}"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
+        M('"dropout"] = Dropout(dropout)', '"dropout"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
+        M("if other in self.weights][-1]", "if other in self.weights][0]", "test_diagnostics.py weights_before"),
+        M("need_dx=i > first", "need_dx=True", "test_network.py backward_stops"),
+        M("padding=kernel // 2", "padding=0", "test_network.py cnn_stacks"),
+        M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py dropped_out"),
+        M("averages, x, train=True)", "averages, x, train=False)", "test_network.py population_statistics"),
+    ],
+    "bnrepro/data.py": [
+        M("used = examples - examples % batch_size", "used = batch_size", "test_data.py"),
+        M("default_rng(seed)", "default_rng(0)", "test_data.py"),
+        M("[4::5]", "[::5]", "test_datasets.py digits"),
+        M("half = (maximum + 1) // 2", "half = maximum // 2", "test_datasets.py binarize"),
+        M("else 1 / maximum", "else 1 / (maximum + 1)", "test_datasets.py idx_holds"),
+    ],
+    "bnrepro/datasets.py": [
+        M("WHERE = Setting(identity=False)", "WHERE = Setting()", "test_config.py where_a_data_set"),
+        M("if digest != expected.lower()", "if not digest", "test_datasets.py sha256"),
+        M("if len(images) != len(labels)", "if len(images) < len(labels)", "test_datasets.py bad_contents"),
+        M('folder / file, folder / f"{file}.gz"', 'folder / f"{file}.gz", folder / file', "test_datasets.py raw_wins"),
+        M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
+    ],
+    "bnrepro/diagnostics.py": [
+        M(
+            "copy_tree(self.optimizer_state), self.lr",
+            "self.optimizer_state, self.lr",
+            "test_diagnostics.py changes_noth",
+        ),
+        M("if set(found) != {", "if not {", "test_diagnostics.py it_declares"),
+        M("if np.shape(values) not in allowed[column.level]", "if values is None", "test_diagnostics.py it_declares"),
+        M("if key in owners", "if key in ()", "test_diagnostics.py clash"),
+        M("isascii() and column", "isascii() or column", "test_diagnostics.py clash"),
+        M("norms[:, 0] / norms[:, -1]", "norms[:, -1] / norms[:, 0]", "test_diagnostics.py weights_before"),
+        M("np.where(counted, std_before, 1)", "np.where(counted, std, 1)", "test_diagnostics.py drift"),
+        M("mixed[name] = stepped[name]", "mixed = dict(stepped)", "test_diagnostics.py definition_2_1"),
+        M("eta = multiple * s.lr", "eta = multiple * np.ones_like(s.lr)", "test_diagnostics.py landscape"),
+        M("np.asarray(q) / 100 * last", "np.asarray(q) / 100 * (last + 1)", "test_diagnostics.py percentiles"),
+        M("found[:, -1], np.median(found, axis=1), found[:, 0]", "found.T[:3]", "test_diagnostics.py jacobian_is"),
+    ],
+    "bnrepro/training.py": [
+        M("lr=group.lr * self.spec.lr_schedule(step)", "lr=group.lr", "test_training.py rate_in_force"),
+        M("one_hot, spec.lr_schedule(step))", "one_hot, spec.lr_schedule(0))", "test_training.py follows_its_schedule"),
+        M("healthy = loss <= DIVERGED_LOSS", "healthy = ~(loss > DIVERGED_LOSS)", "test_training.py diverge"),
+        M("last.train_loss <= DIVERGED_LOSS", "last.train_loss <= np.inf", "test_training.py by_the_last_update"),
+        M("weight_seed, batch_seed =", "batch_seed, weight_seed =", "test_golden.py other_command_lines"),
+        M(
+            "for seed in group.seeds]) if",
+            "for seed in sorted(group.seeds)]) if",
+            "test_training.py mini_batches_of_its_own",
+        ),
+        M("select_runs(self.optimizer_state, mask)", "self.optimizer_state", "test_training.py diverging_neighbours"),
+        M("correct / len(chosen)", "correct / count", "test_training.py accuracy_is_measured"),
+        M("self.x, train=True, taps", "self.x, train=False, taps", "test_training.py slow_recomputation"),
+        M(
+            "self.accuracy(group, self.spec.schedule.eval_examples)",
+            "self.accuracy(group)",
+            "test_training.py slow_recom",
+        ),
+        M("return taps if left.all() else", "return taps if left.any() else", "test_training.py diverge"),
+        M("interval = max(1, self.steps", "interval = max(2, self.steps", "test_training.py measured_steps"),
+        M("EVALUATION_CHUNK]", "EVALUATION_CHUNK - 1]", "test_training.py accuracy"),
+    ],
+    "bnrepro/recipe.py": [
+        M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
+        M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
+        M("if norm else None, self.dropout", "if norm else None, self.dropout / 2", "test_recipe.py dropout"),
+        M("dtype=np.dtype(first.train.dtype)", 'dtype=np.dtype("float32")', "test_recipe.py dtype"),
+        M("[run.lr for run in runs]", "[first.lr for run in runs]", "test_recipe.py its_own_rate"),
+        M("[run.seed for run in runs]", "[first.seed for run in runs]", "test_recipe.py its_own_rate"),
+        M("[run.model.value.build", "[first.model.value.build", "test_recipe.py its_own_rate"),
+        M("norm(**self.norm_options)", "norm()", "test_recipe.py norm_has_its"),
+        M("diagnostics=first.measured()", "diagnostics={}", "test_recipe.py those_named"),
+        M("else Normal(self.std)", "else Normal(1.0)", "test_recipe.py weights_are_drawn"),
+        M("outcomes[r].curves.append", "outcomes[i].curves.append", "test_recipe.py diverges"),
+        M(
+            "float(values[i]) for name, values in (always",
+            "float(values[0]) for name, values in (always",
+            "test_recipe.py",
+        ),
+        M(
+            "float(values[i]) for name, values in layer",
+            "float(values[0]) for name, values in layer",
+            "test_recipe.py rows",
+        ),
+        M("values[i].tolist()", "values[0].tolist()", "test_recipe.py rows"),
+        M("enumerate(measured.layers, start=1)", "enumerate(measured.layers)", "test_recipe.py rows"),
+        M("float(accuracy)", "float(event.test_accuracy[0])", "test_recipe.py rows"),
+        M('"diverged", event.step', '"diverged", event.step + 1', "test_sweeping.py diverged_run"),
+        M('Setting(per_run=True, column="seed")', 'Setting(column="seed")', "test_config.py a_group_is"),
+        M("Annotated[Init, Setting(per_run=True)]", "Annotated[Init, Setting()]", "test_config.py a_group_is"),
+        M(
+            'Annotated[str, Setting(names=True, column="norm")]',
+            'Annotated[str, Setting(column="norm")]',
+            "test_config.py",
+        ),
+        M("self.kernel % 2 == 1", "self.kernel > 0", "test_config.py models"),
+    ],
+    "bnrepro/settings.py": [
+        M("if not declared.identity or", "if", "test_settings.py"),
+        M("(declared.per_run and not per_run)", "(declared.per_run and per_run is None)", "test_settings.py lock_step"),
+        M("(defaults or own != _default(f))", "(defaults or own is not None)", "test_settings.py at_its_default"),
+        M("sort_keys=True", "sort_keys=False", "test_settings.py order_of_keys"),
+        M("if declared.names:", "if declared.column:", "test_settings.py names"),
+        M("isinstance(found, type) and self.base in found.__mro__", "isinstance(found, type)", "test_settings.py kind"),
+        M("self.identity == other.identity", "self.name == other.name", "test_settings.py choice"),
+    ],
+    "bnrepro/config.py": [
+        M("per_run) or value == f.default", 'per_run) or f.name == "train"', "test_config.py any_change"),
+        M("digest(self._identity(per_run=False))", "digest(self._identity(per_run=True))", "test_config.py a_group_is"),
+        M("self.diagnostics if", "() if", "test_config.py belongs_to_the_code"),
+        M("sorted({*found[key]})", "list(found[key])", "test_config.py another_spelling"),
+        M(
+            "{name: getattr(checked, name) for name in declarations(norm)}",
+            "dict(model.norm_options)",
+            "test_config.py",
+        ),
+        M('taken=["code", *COLUMNS.values()]', "taken=[]", "test_config.py"),
+        M("self.train.batch_size < least", "self.train.batch_size < 1", "test_config.py two_examples"),
+        M("_merge(old.get(key), value)", "value", "test_config.py more_grids"),
+        M("    _check_fields(options, cls, key)\n    return", "    return", "test_config.py"),
+        M('_check_keys(settings, RUN_KEYS, "")', "None", "test_sweeping.py bad_grids"),
+        M("force=sweep.force", "force=False", "test_commands.py force"),
+        M('composed["sweep"] else ()', 'composed["sweep"] and sweep.more else ()', "test_config.py"),
+    ],
+    "bnrepro/provenance.py": [
+        M("waiting += _imports(", "_imports(", "test_provenance.py"),
+        M("not is_text and not _is_for_types_only(node)", "not _is_for_types_only(node)", "test_provenance.py words"),
+        M("not is_text and not _is_for", "not is_text or not _is_for", "test_provenance.py words"),
+        M('{"annotation", "returns"', '{"returns"', "test_provenance.py words"),
+        M("- node.level + is_package]", "- node.level]", "test_provenance.py"),
+        M("elif _is_installed(top)", "elif not top", "test_provenance.py"),
+        M(
+            "for name in names for part in _with_parents(name)",
+            "for name in () for part in _with_parents(name)",
+            "test_provenance.py",
+        ),
+        M('"blas_threads": lib.get("num_threads")', '"blas_threads": None', "test_sweeping.py one_thread"),
+    ],
+    "bnrepro/store.py": [
+        M(
+            "[row.get(name) for name in names]",
+            "[row.get(name) for name in sorted(names)]",
+            "test_store.py what_is_added",
+        ),
+        M(
+            "rows.fetchall(), columns=columns)",
+            "rows.fetchall(), columns=[*columns[:-2], *columns[:-3:-1]])",
+            "test_store.py",
+        ),
+        M("owner]).fetchone() is None", "owner]).fetchall() is not None", "test_store.py another_does_not_get"),
+        M("if not _is_alive(host, pid, seen)", "if not host", "test_store.py a_claim_ends"),
+        M("abs(time.time() - seen)", "time.time() - seen", "test_store.py a_claim_ends"),
+        M("UPDATE claims SET seen = ? WHERE", "UPDATE claims SET seen = ? + 1e9 WHERE", "test_store.py heartbeat"),
+        M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
+        M('"UPDATE runs SET run_id = ? WHERE run = ?"', '"SELECT ?, ?"', "test_store.py schema_before"),
+        M("v != defaults[k]}", "v == defaults[k]}", "test_store.py schema_before"),
+        M("if now != version:", "if now > version + 1:", "test_store.py many_at_once"),
+        M("SELECT max(run) FROM runs", "SELECT min(run) FROM runs", "test_store.py as_last_stored"),
+        M("if tuple(key) in wanted", "if key[0] in dict(wanted)", "test_store.py other_code"),
+        M("table.sort_values(order, ignore_index=True)", "table.reset_index(drop=True)", "test_store.py same_order"),
+        M("synchronous = EXTRA", "synchronous = OFF", "test_store.py on_the_disk"),
+        M("if left != len(chosen)", "if left > len(chosen)", "test_store.py"),
+        M("in last and _key(run) not in known", "in last", "test_store.py other_code"),
+        M(
+            "leaves.get(key) for key, column in COLUMNS",
+            "leaves.get(column) for key, column in COLUMNS",
+            "test_store.py added",
+        ),
+        M('"seconds": self.seconds', '"seconds": 0.0', "test_store.py added"),
+        M("            | self.provenance\n", "", "test_store.py where_a_run"),
+    ],
+    "bnrepro/sweeping.py": [
+        M("alike.setdefault(run.group_id, [])", 'alike.setdefault("", [])', "test_sweeping.py partition"),
+        M("if group_size is None:", "if True:", "test_sweeping.py sizes_of_groups"),
+        M("key=lambda run: run.seed", "key=lambda run: run.run_id", "test_sweeping.py partition"),
+        M("key=_seeming_length, reverse=True", "key=_seeming_length", "test_sweeping.py takes_longest"),
+        M("part = (key, *[chosen[i] for i in of_key])", "part = (key,)", "test_sweeping.py first_key_slowest"),
+        M("runs[run.run_id] = run", "runs[str(len(runs))] = run", "test_sweeping.py equal_runs"),
+        M("provenance=found or environment()", "provenance={}", "test_sweeping.py one_thread"),
+        M("begin) / len(runs)", "begin) * len(runs)", "test_sweeping.py seconds"),
+        M(
+            "for run in runs for result in train_group([run], data)",
+            "for run in runs[:1] for result in train_group([run], data)",
+            "test_sweeping.py only_the_run",
+        ),
+        M(
+            "(run.run_id, run.code) not in finished",
+            "run.run_id not in dict(finished)",
+            "test_commands.py other_code_are_named",
+        ),
+        M("missing = list(runs) if force else without", "missing = without", "test_sweeping.py force"),
+        M(
+            "for run in group if run.run_id not in ours]",
+            "for run in group if not ours]",
+            "test_sweeping.py waited_for",
+        ),
+        M("self.store.add(results, replace=self.force)", "self.store.add(results)", "test_sweeping.py force"),
+        M("extendleft([group[half:], group[:half]])", "extendleft([group[:half]])", "test_sweeping.py to_blame"),
+        M("1, self.workers.count), self.compute.group_size)", "1, self.workers.count))", "test_sweeping.py to_blame"),
+        M("store.heartbeat(owner)", "store.finished()", "test_sweeping.py kept_alive"),
+        M("store.release(owner)", "store.finished()", "test_sweeping.py claims"),
+        M("raise KeyboardInterrupt from left", "raise RuntimeError from left", "test_sweeping.py leaving_the"),
+        M("self.ended += len(results)", "self.ended += 1", "test_sweeping.py plain_lines"),
+        M("if run.train.batch_size > examples", "if run.train.batch_size < 0", "test_sweeping.py batch_larger"),
+        M("if len(found) > 1]", "if found]", "test_sweeping.py tell_runs_apart"),
+    ],
+    "bnrepro/workers.py": [
+        M("if run.code != expected:", "if not expected:", "test_workers.py other_code"),
+        M(
+            "task(runs, self._data[runs[0].dataset])",
+            "task(runs, [*self._data.values()][0])",
+            "test_workers.py own_data",
+        ),
+        M("self._files[runs[0].dataset]\n", "[*self._files.values()][0]\n", "test_workers.py own_data"),
+        M('mmap_mode="r"', "mmap_mode=None", "test_sweeping.py memory_mapped"),
+        M('"OMP_NUM_THREADS": "1"', '"OMP_NUM_THREADS": "2"', "test_workers.py one_thread"),
+        M('set_exception(WorkerDied(f"exit code', 'set_exception(InputError(f"exit code', "test_workers.py exit_code"),
+        M("effective_n_jobs(compute.n_jobs), folder", "effective_n_jobs(1), folder", "test_sweeping.py change_no_bit"),
+        M("os._exit(1)", "return", "test_faults.py killed_sweep_end"),
+    ],
+    "bnrepro/dry_run.py": [
+        M('print(f"{len(missing)} runs', 'print(f"{len(runs)} runs', "test_commands.py dry_run"),
+        M(
+            "form_groups(missing, at_once, compute.group_size)",
+            "form_groups(missing, at_once)",
+            "test_commands.py dry_run",
+        ),
+        M("seconds / len(largest[kind])", "seconds", "test_dry_run.py"),
+        M("for run in missing) / min(at_once", "for run in runs) / min(at_once", "test_dry_run.py"),
+        M("        seconds |= stored\n", "", "test_dry_run.py"),
+    ],
+    "bnrepro/verify.py": [
+        M("unequal = (one != other) & either", "unequal = (one != one) & either", "test_verify.py one_bit"),
+        M(
+            'table["early difference"] <= TOLERANCE',
+            'table["early difference"] <= np.inf',
+            "test_verify.py other_hardware",
+        ),
+        M('return DIFFERS not in table["verdict"].array', "return True", "test_verify.py one_bit"),
+        M("if (run.run_id, run.code) == (run_id, code)", "if run.run_id == run_id", "test_verify.py other_code"),
+        M("runs[i * len(runs) // count]", "runs[i]", "test_verify.py sample"),
+        M("(there != now.reindex(there.index)).any(axis=1)", "(there == there).any(axis=1)", "test_verify.py one_bit"),
+        M('["run_id", *OUTCOME]', '["run_id", *OUTCOME[:1]]', "test_verify.py one_bit"),
+    ],
+    "bnrepro/experiment.py": [
+        M('("results_dir", "compute", ', '("results_dir", ', "test_experiment.py each_variant"),
+        M('float_format="%.5g"', 'float_format="%.2g"', "test_experiment.py come_back"),
+        M(
+            "_present(experiment, Store(sweep_folder).load(runs),",
+            "_present(experiment, Store(sweep_folder).load(),",
+            "test_experiment.py",
+        ),
+        M(
+            "write_tables(Results(results.runs, *map(measured.table, TABLES[1:]))",
+            "write_tables(results",
+            "test_experiment.py",
+        ),
+    ],
+    "bnrepro/figures.py": [
+        M('"svg.hashsalt": "bnrepro",', "", "test_figures.py same_bytes"),
+        M('{"Date": None, "Creator": None}', '{"Creator": None}', "test_figures.py same_bytes"),
+        M("seeds.median()", "seeds.mean()", "test_figures.py median"),
+        M("mpl.rcdefaults()", "mpl.rc_context()", "test_figures.py"),
+    ],
+    "bnrepro/composition.py": [
+        M('(equals or override.startswith("+"))', "equals", "test_composition.py short_commands"),
+        M("refuse_empty_grids(completed)", "None", "test_composition.py mistake"),
+        M(
+            "GlobalHydra.instance().hydra, version.version_base = before",
+            "del before",
+            "test_composition.py another_appl",
+        ),
+        M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py"),
+    ],
+    "bnrepro/commands.py": [
+        M('if row["status"] == "failed":', 'if row["status"] == "lost":', "test_commands.py shows_its_traceback"),
+        M("    if progress.failed:\n", "    if not progress:\n", "test_commands.py failed_run_does_not_keep"),
+        M("if not verify(", "if None is verify(", "test_commands.py verified"),
+        M("if settings.dry_run or settings.force:", "if settings.force:", "test_commands.py whatever_it_is_told"),
+        M(
+            "missing and not (overrides or as_reference)",
+            "missing and not as_reference",
+            "test_commands.py what_is_missing",
+        ),
+        M("if choice is not None:", "if choice is False:", "test_explain.py one_line_with_key"),
+    ],
+    "bnrepro/explain.py": [
+        M("if TRACEBACK or explanation is None", "if explanation is None", "test_explain.py true_processes"),
+        M("{' '.join(explanation.split())}", "{explanation.lower()}", "test_explain.py one_line_with_key"),
+        M("isinstance(error, OSError) and error.filename", "isinstance(error, KeyError)", "test_explain.py"),
+        M("except BrokenPipeError:", "except BlockingIOError:", "test_explain.py had_enough"),
+    ],
+    "bnrepro/interrupts.py": [
+        M("sys.exit(128 + ", "sys.exit(1 + ", "test_interrupts.py"),
+        M("signal.signal(each, signal.SIG_IGN)", "signal.getsignal(each)", "test_interrupts.py"),
+        M("!= signal.SIG_IGN]", "is not None]", "test_interrupts.py"),
+    ],
+    "bnrepro/api.py": [
+        M("return store, told if more else None", "return store, None", "test_api.py never_mixed"),
+        M("if (run.run_id, run.code) in store.finished()", "if not run", "test_api.py trained_once"),
+        M(
+            "results = found.load(runs) if found else None",
+            "results = found.load() if found else None",
+            "test_api.py never_mixed",
+        ),
+        M(
+            "force=settings.force)\n    if progress.failed",
+            "force=True)\n    if progress.failed",
+            "test_api.py a_sweep_trains",
+        ),
+        M('"sweep.dry_run=true": settings.dry_run', '"sweep.dry_run=true": None', "test_api.py bad_input"),
+        M("return lines[indented[-1] + 1]", "return lines[indented[0] + 1]", "test_commands.py headline"),
+    ],
+    "bnrepro/places.py": [
+        M("if len(found) > 1:", "if len(found) > 2:", "test_places.py refused"),
+        M('locate_file(""))).resolve() != CHECKOUT', 'locate_file(""))).resolve()', "test_places.py"),
+        M("_option_folders[:] = dict", "_option_folders[:0] = dict", "test_places.py last_command"),
+    ],
+    "bnrepro/startup.py": [
+        M("sys.path.insert(0, here)", "sys.path.append(here)", "test_startup.py import_paths"),
+        M('errors="backslashreplace"', 'errors="strict"', "test_startup.py no_character"),
+        M("if own != CONF and own.is_dir()", "if own == CONF and own.is_dir()", "test_places.py own_options"),
+    ],
+    "bnrepro/__main__.py": [
+        M("if HydraConfig.get().mode == RunMode.RUN", "if HydraConfig.get().mode != RunMode.RUN", "test_main.py fails"),
+        M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told or that_is_named"),
+        M("    refuse_empty_grids(overrides)\n", "", "test_explain.py one_line_with_key"),
+    ],
+    "bnrepro/__init__.py": [
+        M(
+            '"Results": "store"',
+            '"Results": "api"',
+            "test_api.py",
+            "api imports Results from store: it is the same class",
+        ),
+        M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
+    ],
+    "experiments/wrong_layers.py": [
+        M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),
+        M(
+            "1 - self.momentum)._average",
+            "self.momentum)._average",
+            "test_implementation_mistakes.py momentum_reversed",
+        ),
+        M("x.shape[1] // 4", "x.shape[1] // 8", "test_implementation_mistakes.py four_images"),
+        M('{"var": self.momentum * state["var"]}', '{"var": var}', "test_implementation_mistakes.py frozen"),
+        M('dy * params["gamma"] / np.sqrt', "dy / np.sqrt", "test_implementation_mistakes.py outside_gradient"),
+    ],
+}
+
+
+def mutated(room: str, mutation: Mutation) -> str:
+    """The source of the room with the mistake.
+
+    Raises:
+        LookupError: if the place of the mistake is not there, or is not the only one.
+    """
+    source = (ROOT / room).read_text("utf-8")
+    if source.count(mutation.old) != 1:
+        raise LookupError(f"{room}: {source.count(mutation.old)} times {mutation.old!r}")
+    return source.replace(mutation.old, mutation.new)
+
+
+def run(tests: Sequence[str], copy: Path) -> str | None:
+    """Run tests of a copy; None if they pass, else the last line that pytest says, or that they did not end."""
+    file, *words = tests
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"tests/{file}"]
+    command += ["-k", " or ".join(words)] if words else []
+    # The copy comes before what is installed, in processes that tests start too.
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    with subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"not ended after {LIMIT} s"
+    return (
+        None
+        if process.returncode == 0
+        else next((line for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))), out.strip()[-200:])
+    )
+
+
+def check(room: str, mutation: Mutation, number: int, copy: Path) -> str | None:
+    """Run the tests of one mistake, in a copy that is right before and after; None if it survives."""
+    path = copy / room
+    path.write_text(mutated(room, mutation), "utf-8")
+    os.utime(path, (number, number))  # by which Python tells what it has compiled already; sizes may be equal
+    try:
+        return run(mutation.tests.split(), copy)
+    finally:
+        shutil.copy2(ROOT / room, path)
+
+
+def selections(chosen: Iterable[Mutation]) -> list[list[str]]:
+    """The files of tests, each with all words by which its tests are chosen, or with none if all of them are."""
+    found: dict[str, set[str]] = {}
+    for mutation in chosen:
+        file, *words = mutation.tests.split()
+        found.setdefault(file, set()).update(words or [""])
+    return [[file, *([] if "" in words else sorted(words))] for file, words in found.items()]
+
+
+def copy_project(folder: Path) -> Path:
+    """A copy of all that tests need."""
+    for name in COPIED:
+        target, source = folder / name, ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what becomes of each mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-k", default="", metavar="WORD", help="only where the room or the line has this word")
+    word = parser.parse_args(arguments).k
+    chosen = [(room, m) for room, rows in ROOMS.items() for m in rows if word in f"{room} {m.old} {m.new}"]
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder, ThreadPoolExecutor(COPIES) as pool:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(COPIES):
+            copies.put(copy_project(Path(folder) / str(number)))
+
+        def in_a_copy(task: Callable[[Path], str | None]) -> str | None:
+            copy = copies.get()
+            try:
+                return task(copy)
+            finally:
+                copies.put(copy)
+
+        right = [partial(run, tests) for tests in selections(m for _, m in chosen)]
+        if red := [told for told in pool.map(in_a_copy, right) if told]:
+            print("without any mistake:", *red, sep="\n")
+            return 1
+        print(f"without any mistake all are green, after {time.monotonic() - begin:.0f} s", flush=True)
+        wrong = [partial(check, room, mutation, number) for number, (room, mutation) in enumerate(chosen, start=1)]
+        survivors = []
+        for (room, mutation), noticed in zip(chosen, pool.map(in_a_copy, wrong), strict=True):
+            told = f"caught    {noticed}" if noticed else f"SURVIVED  {mutation.survives or 'unexplained'}"
+            print(
+                f"{room}: {mutation.old.strip()} -> {mutation.new.strip()}  [{mutation.tests}]\n    {told}", flush=True
+            )
+            survivors += [] if noticed else [mutation]
+    unexplained = sum(not mutation.survives for mutation in survivors)
+    print(
+        f"{len(chosen)} mistakes in {len({room for room, _ in chosen})} rooms: {len(chosen) - len(survivors)} caught, "
+        f"{len(survivors)} survived, {unexplained} of these unexplained; {time.monotonic() - begin:.0f} s"
+    )
+    return int(unexplained > 0 or len(survivors) > MOST_SURVIVORS * len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What a dry run reckons with; what it prints is tested with the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import a_run
+
+from bnrepro import dry_run
+from bnrepro.config import Inline, RunConfig
+from bnrepro.store import RunResult, Store
+
+KINDS = [[a_run({"model.norm": norm, "seed": seed}) for seed in range(4)] for norm in ("none", "batch")]
+ALL = [run for kind in KINDS for run in kind]
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], runs: list[RunConfig], missing: list[RunConfig], store: Store | None, size: int
+) -> list[str]:
+    dry_run.preview(runs, missing, store, Inline(group_size=size))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_time_of_a_group_is_shared_by_its_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "_calibrate", lambda runs, data: (20.0, None))
+    groups, time, *_ = printed(capsys, ALL, ALL, None, 2)
+    assert groups == "8 runs to train in 4 groups of up to 2, 1 at once"
+    assert time.startswith("time: about 01:20, ")  # four times 20 s
+
+
+def test_stored_times_of_a_kind_come_before_calibrated_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dry_run, "_calibrate", lambda runs, data: (20.0, None))
+    (plain, *others), normalised = KINDS
+    store = Store(tmp_path, create=True)
+    store.add([RunResult(config=plain, test_accuracy=0.5, seconds=100.0)])
+    groups, time, *_ = printed(capsys, ALL, [*others, *normalised], store, 1)
+    assert groups == "7 runs to train in 7 groups of up to 1, 1 at once"
+    assert time.startswith("time: about 06:20, by the times of stored runs, and by 1 s ")  # 3 · 100 s + 4 · 20 s
