@@ -56,7 +56,7 @@ def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) ->
 
 @functools.cache
 def _read(source: bytes) -> tuple[ast.Module, str]:
-    """The syntax tree of a module, and the text of what counts in it."""
+    """Parse a module, and write down what counts in it."""
     tree, text = ast.parse(source), list[str]()
     _write(tree, text)
     return tree, "".join(text)
