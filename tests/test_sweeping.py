@@ -213,6 +213,12 @@ def test_a_trained_run_has_its_curve_and_its_layers(digits: Dataset) -> None:
     assert result.seconds > 0
 
 
+def test_the_seconds_of_a_group_are_shared_by_its_runs(digits: Dataset) -> None:
+    begin = time.perf_counter()
+    results = train_group([a_run({"seed": seed}) for seed in range(4)], digits)
+    assert 0 < sum(result.seconds for result in results) <= time.perf_counter() - begin
+
+
 def test_a_diverged_run_is_a_result_and_its_neighbour_does_not_notice(digits: Dataset) -> None:
     calm, wild = a_run({"optimizer.lr": 0.1}), a_run({"optimizer.lr": 1000})
     together = train_group([wild, calm], digits)
