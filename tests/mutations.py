@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("bnrepro", "conf", "experiments", "results/reference", "tests", "pyproject.toml", "README.md")
 COPIES = 2
@@ -63,7 +65,7 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/batchnorm.py": [
         M("weight * (m / (m - 1)) * var", "weight * var", "test_batchnorm.py unbiased"),
         M("var -= delta * delta", "var += delta * delta", "test_batchnorm.py"),
-        M("*(1 for _ in in_shape[1:]))", "*in_shape[1:])", "test_batchnorm.py on_images"),
+        M("*(1 for _ in in_shape[1:]))", "*in_shape[1:])", "test_layers.py names_the_shapes"),
         M("m = x[0, :, 0].size", "m = x.shape[1]", "test_batchnorm.py on_images"),
         M("product += dbeta / m - slope * delta", "product -= slope * delta", "test_batchnorm.py six_formulas"),
         M("replace(self, momentum=1.0)", "replace(self)", "test_network.py population_statistics"),
@@ -88,7 +90,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if other in self.weights][-1]", "if other in self.weights][0]", "test_diagnostics.py weights_before"),
         M("need_dx=i > first", "need_dx=True", "test_network.py backward_stops"),
         M("padding=kernel // 2", "padding=0", "test_network.py cnn_stacks"),
-        M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py dropped_out"),
+        M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py keep_every_bit"),
         M("averages, x, train=True)", "averages, x, train=False)", "test_network.py population_statistics"),
     ],
     "bnrepro/data.py": [
@@ -125,7 +127,7 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/training.py": [
         M("lr=group.lr * self.spec.lr_schedule(step)", "lr=group.lr", "test_training.py rate_in_force"),
         M("one_hot, spec.lr_schedule(step))", "one_hot, spec.lr_schedule(0))", "test_training.py follows_its_schedule"),
-        M("healthy = loss <= DIVERGED_LOSS", "healthy = ~(loss > DIVERGED_LOSS)", "test_training.py diverge"),
+        M("healthy = loss <= DIVERGED_LOSS", "healthy = ~(loss > DIVERGED_LOSS)", "test_training.py rate_too_large"),
         M("last.train_loss <= DIVERGED_LOSS", "last.train_loss <= np.inf", "test_training.py by_the_last_update"),
         M("weight_seed, batch_seed =", "batch_seed, weight_seed =", "test_golden.py other_command_lines"),
         M(
@@ -141,7 +143,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "self.accuracy(group)",
             "test_training.py slow_recom",
         ),
-        M("return taps if left.all() else", "return taps if left.any() else", "test_training.py diverge"),
+        M("return taps if left.all() else", "return taps if left.any() else", "test_training.py all_diagnostics"),
         M("interval = max(1, self.steps", "interval = max(2, self.steps", "test_training.py measured_steps"),
         M("EVALUATION_CHUNK]", "EVALUATION_CHUNK - 1]", "test_training.py accuracy"),
     ],
@@ -169,8 +171,8 @@ ROOMS: dict[str, list[Mutation]] = {
         ),
         M("values[i].tolist()", "values[0].tolist()", "test_recipe.py rows"),
         M("enumerate(measured.layers, start=1)", "enumerate(measured.layers)", "test_recipe.py rows"),
-        M("float(accuracy)", "float(event.test_accuracy[0])", "test_recipe.py rows"),
-        M('"diverged", event.step', '"diverged", event.step + 1', "test_sweeping.py diverged_run"),
+        M("float(accuracy)", "float(event.test_accuracy[0])", "test_recipe.py diverges"),
+        M('"diverged", event.step', '"diverged", event.step + 1', "test_recipe.py diverges"),
         M('Setting(per_run=True, column="seed")', 'Setting(column="seed")', "test_config.py a_group_is"),
         M("Annotated[Init, Setting(per_run=True)]", "Annotated[Init, Setting()]", "test_config.py a_group_is"),
         M(
@@ -212,7 +214,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("not is_text and not _is_for_types_only(node)", "not _is_for_types_only(node)", "test_provenance.py words"),
         M("not is_text and not _is_for", "not is_text or not _is_for", "test_provenance.py words"),
         M('{"annotation", "returns"', '{"returns"', "test_provenance.py words"),
-        M("- node.level + is_package]", "- node.level]", "test_provenance.py"),
+        M("- node.level + is_package]", "- node.level]", "test_provenance.py import_path_counts"),
         M("elif _is_installed(top)", "elif not top", "test_provenance.py"),
         M(
             "for name in names for part in _with_parents(name)",
@@ -239,7 +241,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
         M('"UPDATE runs SET run_id = ? WHERE run = ?"', '"SELECT ?, ?"', "test_store.py schema_before"),
         M("v != defaults[k]}", "v == defaults[k]}", "test_store.py schema_before"),
-        M("if now != version:", "if now > version + 1:", "test_store.py many_at_once"),
+        M(
+            "if now != version:",
+            "if now > version + 1:",
+            "test_store.py many_at_once",
+            "migrating once more what another process has migrated meanwhile changes nothing, it only takes time",
+        ),
         M("SELECT max(run) FROM runs", "SELECT min(run) FROM runs", "test_store.py as_last_stored"),
         M("if tuple(key) in wanted", "if key[0] in dict(wanted)", "test_store.py other_code"),
         M("table.sort_values(order, ignore_index=True)", "table.reset_index(drop=True)", "test_store.py same_order"),
@@ -262,7 +269,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("part = (key, *[chosen[i] for i in of_key])", "part = (key,)", "test_sweeping.py first_key_slowest"),
         M("runs[run.run_id] = run", "runs[str(len(runs))] = run", "test_sweeping.py equal_runs"),
         M("provenance=found or environment()", "provenance={}", "test_sweeping.py one_thread"),
-        M("begin) / len(runs)", "begin) * len(runs)", "test_sweeping.py seconds"),
+        M("begin) / len(runs)", "begin) * len(runs)", "test_sweeping.py seconds_of_a_group"),
         M(
             "for run in runs for result in train_group([run], data)",
             "for run in runs[:1] for result in train_group([run], data)",
@@ -281,9 +288,13 @@ ROOMS: dict[str, list[Mutation]] = {
         ),
         M("self.store.add(results, replace=self.force)", "self.store.add(results)", "test_sweeping.py force"),
         M("extendleft([group[half:], group[:half]])", "extendleft([group[:half]])", "test_sweeping.py to_blame"),
-        M("1, self.workers.count), self.compute.group_size)", "1, self.workers.count))", "test_sweeping.py to_blame"),
-        M("store.heartbeat(owner)", "store.finished()", "test_sweeping.py kept_alive"),
-        M("store.release(owner)", "store.finished()", "test_sweeping.py claims"),
+        M(
+            "1, self.workers.count), self.compute.group_size)",
+            "1, self.workers.count))",
+            "test_sweeping.py smaller_groups",
+        ),
+        M("store.heartbeat(owner)", "store.heartbeat(uuid.uuid4().hex)", "test_sweeping.py kept_alive"),
+        M("store.release(owner)", "store.finished()", "test_sweeping.py leaves_no_claims"),
         M("raise KeyboardInterrupt from left", "raise RuntimeError from left", "test_sweeping.py leaving_the"),
         M("self.ended += len(results)", "self.ended += 1", "test_sweeping.py plain_lines"),
         M("if run.train.batch_size > examples", "if run.train.batch_size < 0", "test_sweeping.py batch_larger"),
@@ -408,16 +419,10 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/__main__.py": [
         M("if HydraConfig.get().mode == RunMode.RUN", "if HydraConfig.get().mode != RunMode.RUN", "test_main.py fails"),
-        M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told or that_is_named"),
+        M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told that_is_named"),
         M("    refuse_empty_grids(overrides)\n", "", "test_explain.py one_line_with_key"),
     ],
     "bnrepro/__init__.py": [
-        M(
-            '"Results": "store"',
-            '"Results": "api"',
-            "test_api.py",
-            "api imports Results from store: it is the same class",
-        ),
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
     ],
     "experiments/wrong_layers.py": [
@@ -447,14 +452,12 @@ def mutated(room: str, mutation: Mutation) -> str:
 
 
 def run(tests: Sequence[str], copy: Path) -> str | None:
-    """Run tests of a copy; None if they pass, else the last line that pytest says, or that they did not end."""
+    """Run tests of a copy; None if they pass or there are none, else the first that fails, or that it took long."""
     file, *words = tests
     command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"tests/{file}"]
     command += ["-k", " or ".join(words)] if words else []
-    # The copy comes before what is installed, in processes that tests start too.
-    environment = os.environ | {"PYTHONPATH": str(copy)}
     with subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, cwd=copy, env=environment(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -462,11 +465,21 @@ def run(tests: Sequence[str], copy: Path) -> str | None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return f"not ended after {LIMIT} s"
-    return (
-        None
-        if process.returncode == 0
-        else next((line for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))), out.strip()[-200:])
-    )
+    if process.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return None
+    return next((line for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))), out.strip()[-200:])
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """In which a copy comes before what is installed, in processes that tests start too."""
+    return os.environ | {"PYTHONPATH": str(copy)}
+
+
+def imported(copy: Path) -> Path:
+    """The folder from which a process that a test starts elsewhere imports the package."""
+    command = [sys.executable, "-c", "import bnrepro; print(bnrepro.__path__[0])"]
+    found = subprocess.run(command, cwd=copy.parent, env=environment(copy), capture_output=True, text=True, check=True)
+    return Path(found.stdout.strip())
 
 
 def check(room: str, mutation: Mutation, number: int, copy: Path) -> str | None:
@@ -510,7 +523,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder, ThreadPoolExecutor(COPIES) as pool:
         copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(COPIES):
-            copies.put(copy_project(Path(folder) / str(number)))
+            copy = copy_project(Path(folder).resolve() / str(number))
+            assert imported(copy) == copy / "bnrepro"
+            copies.put(copy)
 
         def in_a_copy(task: Callable[[Path], str | None]) -> str | None:
             copy = copies.get()

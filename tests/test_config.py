@@ -227,6 +227,7 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"model.init.scheme": "he", "model.init.std": 0.1}, {"model.init.scheme": "he", "model.init.std": None}),
         ({"model.init.scheme": "xavier", "model.init.std": 0.1}, {"model.init.scheme": "xavier", "model.init.std": 9}),
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
+        ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
         (BATCH, BATCH | {"model.norm_options": {"eps": 1e-5, "momentum": 0.9}}),
         (BATCH, BATCH | {"model.norm_options": {"momentum": 0.9}}),
@@ -307,7 +308,7 @@ import numpy as np
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.datasets import Digits
-from bnrepro.diagnostics import measures
+from bnrepro.diagnostics import Column, measures
 from bnrepro.layers import Dense, Flatten, Sigmoid, xavier
 from bnrepro.network import Network
 from bnrepro.optim import SGD, LearningRateSchedule
@@ -348,6 +349,11 @@ class Linear(Architecture):
 @measures()
 def nothing(snapshot):
     return {}
+
+
+@measures(Column("lr", "run", "learning rate"))
+def rate(snapshot):
+    return {"lr": snapshot.lr}
 
 
 def tiny(rng, fan_in, fan_out, shape):
@@ -510,10 +516,17 @@ def test_a_sweep_on_mnist_is_of_the_papers_scale_unless_told_otherwise(
 
 
 def test_more_grids_are_the_grid_with_changes() -> None:
-    more = "+sweep.more=[{optimizer: {lr: [1]}, train: {steps: [5, 6]}}, {seed: [9]}]"
+    more = "+sweep.more=[{optimizer: {lr: [1]}, train: {steps: [5, 6]}}, {model: {norm: [batch]}}]"
     grid, *changed = Settings.parse(compose(["+sweep=learning_rates", more])).grids
     first = {**grid, "optimizer": {"lr": [1]}, "train": {"steps": [5, 6]}}
-    assert changed == [first, {**grid, "seed": [9]}]
+    assert changed == [first, {**grid, "model": {**grid["model"], "norm": ["batch"]}}]
+    assert len(grid["model"]) > 1
+
+
+def test_a_diagnostic_can_not_take_the_column_of_a_setting(mine: None) -> None:
+    start = "diagnostics=mine_of_test_config.rate: column lr of each run is every table's already"
+    with pytest.raises(InputError, match=start):
+        a_run({"diagnostics": ["mine_of_test_config.rate"]})
 
 
 # Identity of what computes

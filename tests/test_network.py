@@ -228,6 +228,13 @@ def test_equal_seeds_give_equal_weights_with_and_without_norm_and_scaled_ones_at
         assert (other[name] != w).all()
 
 
+def test_stacked_floats_get_the_dtype_and_keys_and_counters_keep_every_bit() -> None:
+    trees = [{"dropout": {"key": np.array([2**62 + run]), "share": np.array([0.5])}} for run in range(2)]
+    stacked = stack_runs(trees, np.dtype(np.float32))["dropout"]
+    assert stacked["key"].tolist() == [[2**62], [2**62 + 1]]
+    assert (stacked["key"].dtype, stacked["share"].dtype) == (np.int64, np.float32)
+
+
 def test_stack_and_select_are_inverse() -> None:
     network = mlp([5], 3, xavier, Sigmoid, BatchNorm)
     trees = [network.init(np.random.default_rng(seed), (1, 2, 3))[0] for seed in range(4)]

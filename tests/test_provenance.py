@@ -151,7 +151,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "parts_of_test_provenance").mkdir(parents=True)
     files = {
         "own_of_test_provenance.py": "from parts_of_test_provenance.theirs import Theirs\nclass Own(Theirs): ...\n",
-        "parts_of_test_provenance/__init__.py": "",
+        "parts_of_test_provenance/__init__.py": "from . import gathered\n",
+        "parts_of_test_provenance/gathered.py": "",
         "parts_of_test_provenance/theirs.py": (
             "import json, pandas\nfrom bnrepro.layers import ReLU\nclass Theirs(ReLU): ...\n"
         ),
@@ -171,6 +172,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("own_of_test_provenance.py", True),
         ("parts_of_test_provenance/__init__.py", True),
+        ("parts_of_test_provenance/gathered.py", True),
         ("parts_of_test_provenance/theirs.py", True),
         ("parts_of_test_provenance/other.py", False),
     ],

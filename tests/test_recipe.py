@@ -14,8 +14,8 @@ from bnrepro.data import Dataset
 from bnrepro.datasets import Digits
 from bnrepro.layers import Conv2D, Dense, Dropout, Layer, Normal, ReLU, Sigmoid, Tanh, he, xavier
 from bnrepro.optim import Adagrad, ExponentialDecay, Momentum
-from bnrepro.recipe import Run, specification, train_runs
-from bnrepro.training import Specification
+from bnrepro.recipe import Run, events, specification, train_runs
+from bnrepro.training import Diverged, Specification
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,14 @@ def test_rows_have_the_columns_that_are_declared_and_the_values_of_their_own_run
 
 
 def test_a_run_that_diverges_ends_with_its_step_and_without_an_accuracy(digits: Dataset) -> None:
-    runs = [a_run({"model.activation": "relu", "optimizer.lr": lr}) for lr in (0.1, 1e6)]
-    healthy, diverged = train_runs(runs, digits)
-    assert (healthy.status, healthy.diverged_at) == ("done", None)
+    runs = [a_run({"model.activation": "relu", "optimizer.lr": lr}) for lr in (1e6, 0.1, 0.5)]
+    diverged, *healthy = train_runs(runs, digits)
     assert (diverged.status, diverged.test_accuracy) == ("diverged", None)
     assert diverged.diverged_at is not None
     assert diverged.curves[-1]["step"] <= diverged.diverged_at
+    told = [event for event in events([runs[0]], digits) if isinstance(event, Diverged)]
+    assert [event.step for event in told] == [diverged.diverged_at]
+    for run, outcome in zip(runs[1:], healthy, strict=True):
+        assert (outcome.status, outcome.diverged_at) == ("done", None)
+        assert [outcome] == train_runs([run], digits)
+    assert healthy[0].test_accuracy != healthy[1].test_accuracy

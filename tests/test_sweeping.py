@@ -214,6 +214,12 @@ def test_a_trained_run_has_its_curve_and_its_layers(digits: Dataset) -> None:
     assert result.seconds > 0
 
 
+def test_the_seconds_of_a_group_are_shared_by_its_runs(digits: Dataset) -> None:
+    begin = time.perf_counter()
+    results = train_group([a_run({"seed": seed}) for seed in range(4)], digits)
+    assert 0 < sum(result.seconds for result in results) <= time.perf_counter() - begin
+
+
 def test_a_diverged_run_is_a_result_and_its_neighbour_does_not_notice(digits: Dataset) -> None:
     calm, wild = a_run({"optimizer.lr": 0.1}), a_run({"optimizer.lr": 1000})
     together = train_group([wild, calm], digits)
@@ -434,6 +440,16 @@ def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list
     assert ids(trained) == sorted({run.run_id for run in runs} - stored)
 
 
+def test_an_interruption_leaves_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeping, "train_group", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(tmp_path, [a_run()])
+    assert query(Store(tmp_path).path, "SELECT * FROM claims") == []
+
+
 def test_claims_are_kept_alive_while_training_holds_this_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,8 +572,13 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 # Other sweeps on the same store
 
 
+@pytest.mark.parametrize("group_size", [1, 3])
 def test_what_another_sweep_trains_is_waited_for(
-    tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    trained: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    group_size: int,
 ) -> None:
     runs = expand(settings(), {"seed": [0, 1, 2]})
     store = Store(tmp_path, create=True)
@@ -572,7 +593,7 @@ def test_what_another_sweep_trains_is_waited_for(
 
     monkeypatch.setattr("bnrepro.sweeping.time.sleep", finish_another)
     progress = Progress(3)
-    run_all(runs, store, Inline(group_size=1), progress)
+    run_all(runs, store, Inline(group_size=group_size), progress)
     assert ids(trained) == sorted(run.run_id for run in runs[1:])
     assert len(store.finished()) == 3
     assert (progress.ended, progress.total) == (2, 2)
