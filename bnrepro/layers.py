@@ -156,7 +156,7 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
 class Dense(Layer):
     """y = x W + b, with W (R, D_in, D_out) and b (R, 1, D_out).
 
-    Without bias before a batch norm, whose β takes its place (paper, Section 3.2).
+    It has no bias before a batch norm, whose β takes its place (paper, Section 3.2).
     """
 
     units: int

@@ -110,9 +110,9 @@ def _changed(settings: Mapping[str, Any], changes: Sequence[tuple[Keys, Any]]) -
 def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None = None) -> list[list[RunConfig]]:
     """Cut runs into groups that can train in lock-step, of at most ``group_size`` runs.
 
-    By default as large as pays (``MAX_GROUP``), and no larger than lets all workers finish at about the same time.
-    Runs of one seed stay together, since they share mini-batches. What seems to take longest comes first, so that the
-    last to end are short.
+    By default groups are as large as pays (``MAX_GROUP``), and no larger than lets all workers finish at about the
+    same time. Runs of one seed stay together, since they share mini-batches. What seems to take longest comes first,
+    so that the last to end are short.
     """
     if group_size is None:
         rounds = math.ceil(len(runs) / (MAX_GROUP * workers))

@@ -5,7 +5,7 @@
 - Santurkar et al. 2018 (Definition 2.1): the gradient of a layer changes when the layers before it are updated, with
   batch norm no less than without. Measured as ‖G − G'‖ and cos(G, G') (:func:`bnrepro.diagnostics.covariate_shift`).
 
-Both on the same runs, at equal learning rates::
+Both are measured on the same runs, at equal learning rates::
 
     python -m bnrepro +sweep=covariate_shift                  # trains what is missing, then shows this
     python -m bnrepro +sweep=covariate_shift dataset=mnist    # the same at the scale of the paper's Section 4.1
