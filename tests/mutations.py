@@ -311,7 +311,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M('mmap_mode="r"', "mmap_mode=None", "test_sweeping.py memory_mapped"),
         M('"OMP_NUM_THREADS": "1"', '"OMP_NUM_THREADS": "2"', "test_workers.py one_thread"),
         M('set_exception(WorkerDied(f"exit code', 'set_exception(InputError(f"exit code', "test_workers.py exit_code"),
-        M("effective_n_jobs(compute.n_jobs), folder", "effective_n_jobs(1), folder", "test_sweeping.py change_no_bit"),
+        M(
+            "effective_n_jobs(compute.n_jobs), folder",
+            "effective_n_jobs(1), folder",
+            "test_workers.py as_many_processes",
+        ),
         M("os._exit(1)", "return", "test_faults.py killed_sweep_end"),
     ],
     "bnrepro/dry_run.py": [
@@ -319,7 +323,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M(
             "form_groups(missing, at_once, compute.group_size)",
             "form_groups(missing, at_once)",
-            "test_commands.py dry_run",
+            "test_dry_run.py",
         ),
         M("seconds / len(largest[kind])", "seconds", "test_dry_run.py"),
         M("for run in missing) / min(at_once", "for run in runs) / min(at_once", "test_dry_run.py"),

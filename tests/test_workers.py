@@ -71,6 +71,12 @@ def test_each_run_gets_its_own_data_set(tmp_path: Path, compute: Inline | Local)
         assert [started.submit(examples, [run]).result() for run in runs] == [1442, 60]
 
 
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_there_are_as_many_processes_as_are_asked_for(data: Data, n_jobs: int) -> None:
+    with workers.start(Local(n_jobs=n_jobs, group_size=None), data) as started:
+        assert started.count == n_jobs
+
+
 def test_a_process_with_other_code_is_refused(one_process: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunConfig, "code", "0123456789abcdef")  # here, and not there
     with pytest.raises(InputError, match=r"has other code \(digest \w+\) than this process \(0123456789abcdef\)"):
