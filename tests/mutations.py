@@ -370,7 +370,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "del before",
             "test_composition.py another_appl",
         ),
-        M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py"),
+        M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py names_what_was"),
     ],
     "bnrepro/commands.py": [
         M('if row["status"] == "failed":', 'if row["status"] == "lost":', "test_commands.py shows_its_traceback"),
