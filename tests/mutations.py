@@ -370,7 +370,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "del before",
             "test_composition.py another_appl",
         ),
-        M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py"),
+        M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py names_what_was"),
     ],
     "bnrepro/commands.py": [
         M('if row["status"] == "failed":', 'if row["status"] == "lost":', "test_commands.py shows_its_traceback"),
@@ -408,7 +408,6 @@ ROOMS: dict[str, list[Mutation]] = {
             "force=True)\n    if progress.failed",
             "test_api.py a_sweep_trains",
         ),
-        M('"sweep.dry_run=true": settings.dry_run', '"sweep.dry_run=true": None', "test_api.py bad_input"),
         M("return lines[indented[-1] + 1]", "return lines[indented[0] + 1]", "test_commands.py headline"),
     ],
     "bnrepro/places.py": [
