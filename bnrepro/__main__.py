@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
 def command(composed: DictConfig) -> None:
-    """One run, a sweep, the verification of one, or the benchmark, as the settings say."""
+    """Do what the settings say: one run, a sweep, the verification of one, or the benchmark."""
     from bnrepro.config import Settings
 
     overrides = HydraConfig.get().overrides.task
@@ -45,8 +45,11 @@ def command(composed: DictConfig) -> None:
 
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
-    """What the settings say, with the sweep of this name."""
+    """Do what the settings say, with the sweep of this name."""
     if settings.benchmark:
+        other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
+        if choice or settings.verify.sweep is not None:
+            raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
@@ -69,7 +72,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command line."""
     if answered := answer(sys.argv):
         print(answered)
         return

@@ -1,4 +1,4 @@
-"""From Python: train a run or a sweep and look at what is stored, in a notebook or a script.
+"""Train a run or a sweep from Python, and look at what is stored, in a notebook or a script.
 
 What is trained and where it is stored is what the command line would train with the same overrides, and what is stored
 is not trained again. Mistakes in what is given are InputError; nothing of the caller's process is changed.
@@ -22,7 +22,7 @@ from .sweeping import Progress, expand, load_data, progress_bar, run_all, tell_a
 from .training import Measurement
 
 MOST_FAILURES = 10
-"""Failed runs that are listed."""
+"""The number of failed runs that are listed at most."""
 
 
 def train(overrides: Sequence[str] = ()) -> Results:
@@ -73,7 +73,7 @@ def sweep(name: str = MAIN_JOB, overrides: Sequence[str] = ()) -> Results:
     progress = Progress(len(runs if settings.force else without(runs, store.finished())))
     run_all(runs, store, settings.compute, progress, force=settings.force)
     if progress.failed:
-        warnings.warn(told_failures(progress.failed, runs, store.path), stacklevel=2)
+        warnings.warn(failure_report(progress.failed, runs, store.path), stacklevel=2)
     return store.load(runs)
 
 
@@ -119,7 +119,7 @@ def load(name: str | Path, overrides: Sequence[str] | None = None) -> Results:
 
 
 def _whole_store(name: str) -> tuple[Store, str | None]:
-    """The store of that name, and what tells its runs apart if they are of more than one variant of a sweep."""
+    """Return the store of that name, and what tells its runs apart if they are of more than one variant of a sweep."""
     settings = _settings(_of_sweep(name, []) if name in options("sweep") else [])
     store = Store(settings.results_dir / name)
     if not settings.grids:
@@ -143,7 +143,7 @@ def _of_sweep(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _settings(overrides: Sequence[str]) -> Settings:
-    """The settings of a run or a sweep; what else a command may do is refused."""
+    """Parse the settings of a run or a sweep; what else a command may do is refused."""
     if isinstance(overrides, str):
         raise InputError(f"overrides={overrides}: must be a list")
     settings = Settings.parse(compose(overrides))
@@ -196,7 +196,7 @@ def train_one(run: RunConfig, results_dir: Path, out: TextIO | None = None) -> t
 def find_stored(
     settings: Settings, name: str, overrides: Sequence[str]
 ) -> tuple[list[RunConfig], Store | None, str | None]:
-    """The runs of a sweep, its store if there is one, and how many are missing and what trains them, if any are."""
+    """Return the runs of a sweep, its store if there is one, and how many are missing and what trains them, if any."""
     runs = expand(settings.run, *settings.grids)
     folder = settings.results_dir / name
     store = Store(folder) if (folder / FILE).exists() else None
@@ -209,8 +209,8 @@ def find_stored(
     return runs, store, f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}"
 
 
-def told_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:
-    """Which of the runs failed, in their order, of what, and where to read more: a line each."""
+def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:
+    """Say which of the runs failed, in their order, of what, and where to read more: a line each."""
     lines = [f"{len(failed)} run{'s' * (len(failed) > 1)} failed:"]
     place = {run.run_id: i for i, run in enumerate(runs)}
     shown = sorted(failed, key=lambda result: place[result.config.run_id])[:MOST_FAILURES]
@@ -223,7 +223,7 @@ def told_failures(failed: Sequence[RunResult], runs: Sequence[RunConfig], store:
 
 
 def headline(error: str) -> str:
-    """The line of a traceback that says what was raised; or the first line of another text."""
+    """Return the line of a traceback that says what was raised; or the first line of another text."""
     lines = error.splitlines() or [""]
     indented = [i for i, line in enumerate(lines[:-1]) if line.startswith("  ")]
     return lines[indented[-1] + 1] if indented else lines[0]

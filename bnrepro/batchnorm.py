@@ -47,19 +47,19 @@ class BatchNorm(Norm):
     least_values = 2
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that every setting is in its range."""
         require(0 <= self.eps < np.inf, f"eps={self.eps}", "at least 0, and finite")
         require(0 <= self.momentum <= 1, f"momentum={self.momentum}", "from 0 to 1")
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """γ = 1, β = 0. Before the first mini-batch, inference takes mean 0 and variance 1."""
+        """Return γ = 1, β = 0, and the state of inference before the first mini-batch: mean 0, variance 1."""
         shape = (1, in_shape[0], *(1 for _ in in_shape[1:]))
         params = {"gamma": np.ones(shape), "beta": np.zeros(shape)}
         state = {"mean": np.zeros(shape), "var": np.ones(shape), "updates": np.zeros([1] * len(shape))}
         return params, state, in_shape
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """Algorithm 1 if ``train``, else the affine map of Algorithm 2, step 11.
+        """Normalise x by Algorithm 1 if ``train``, else apply the affine map of Algorithm 2, step 11.
 
         Raises:
             ValueError: if x has not the shape of the parameters, or in training with m = 1, whose variance is 0.
@@ -123,13 +123,13 @@ class BatchNorm(Norm):
         return moved
 
     def population(self, state: Arrays) -> tuple[Layer, Arrays] | None:
-        """With ``inference="population"``: by the plain mean, momentum = 1, of mini-batches from the first on."""
+        """Return, if ``inference="population"``, the layer that averages mini-batches by momentum = 1, else None."""
         if self.inference != "population":
             return None
         return replace(self, momentum=1.0), state | {"updates": np.zeros_like(state["updates"])}
 
     def fold(self, params: Arrays, state: Arrays) -> tuple[Array, Array]:
-        """The map that inference is (Algorithm 2, step 11): y = scale · x + shift, both of γ's shape."""
+        """Return the map that inference is (Algorithm 2, step 11): y = scale · x + shift, both of γ's shape."""
         scale = params["gamma"] / np.sqrt(state["var"] + self.eps)
         return scale, params["beta"] - scale * state["mean"]
 
@@ -148,10 +148,10 @@ class BatchNorm(Norm):
 
 
 class BatchNormalization:
-    """The class of the textbook "Deep Learning from Scratch" and of study notes after it, over :class:`BatchNorm`.
+    """Stand in for the class of the textbook "Deep Learning from Scratch" and of notes after it.
 
-    Code written against them runs unchanged, and right. As printed in the note from which this project grew, the
-    class does not work, in these places:
+    Code written against it runs unchanged, and right, on :class:`BatchNorm`. As printed in the note from which this
+    project grew, the class does not work, in these places:
 
     1. ``forward`` passes on ``trainflg``, a name that does not exist.
     2. ``backward`` reads ``dout.shpae``.
@@ -231,7 +231,7 @@ class BatchNormalization:
         return y
 
     def backward(self, dout: Array) -> Array:
-        """∂ℓ/∂x for dout = ∂ℓ/∂y of the last ``forward``; sets ``dgamma`` and ``dbeta``.
+        """Return ∂ℓ/∂x for dout = ∂ℓ/∂y of the last ``forward``, and set ``dgamma`` and ``dbeta``.
 
         Raises:
             RuntimeError: before the first ``forward``.

@@ -1,4 +1,4 @@
-"""What the commands do, and what they print: train a run or a sweep, show it, verify it.
+"""Do what the command line asks, and print it: train a run or a sweep, show it, verify it.
 
 Errors are those of the rooms below; a command whose runs failed ends with :class:`TrainingFailed`.
 """
@@ -48,7 +48,7 @@ def one_run(settings: Settings) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
-    from .api import told_failures
+    from .api import failure_report
     from .experiment import show
     from .store import FILE, Store
     from .sweeping import Progress, expand, run_all, without
@@ -80,7 +80,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
-        print(told_failures(progress.failed, runs, store.path), file=sys.stderr)
+        print(failure_report(progress.failed, runs, store.path), file=sys.stderr)
         raise TrainingFailed
 
 
@@ -95,9 +95,10 @@ def check(settings: Settings, name: str, choice: str | None) -> None:
 
 
 def redraw(file: str) -> None:
-    """Main function of ``experiments/NAME.py`` as a script: show what is stored, with the same overrides as the sweep.
+    """Serve as main function of ``experiments/NAME.py`` run as a script: show what is stored.
 
-    That is :func:`show`; ``--reference`` makes the reference data of what is stored.
+    That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is
+    stored.
     """
     begin()
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]

@@ -1,4 +1,4 @@
-"""What a user types becomes settings: overrides are completed, composed with ``conf/`` by Hydra, and complained about.
+"""Make settings of what a user types: overrides are completed, composed with ``conf/`` by Hydra, and complained about.
 
 Nothing here knows what the settings mean.
 """
@@ -31,11 +31,11 @@ MEANT = {
     "verify": (MAIN_JOB, ["verify.sweep={}"]),
     "benchmark": ("full", ["benchmark={}"]),
 }
-"""For each short command its default value, and the overrides that it stands for."""
+"""The default value of each short command, and the overrides that it stands for."""
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
-    """The overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
+    """Write overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
 
     Bare, they get a default value; with one, they need no ``+``.
     """
@@ -76,7 +76,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def _hydra_on_conf() -> Iterator[None]:
-    """Hydra as the command line has set it up; else one for as long as this lasts."""
+    """Use Hydra as the command line has set it up; else one for as long as this lasts."""
     running, version = GlobalHydra.instance(), VersionBase.instance()
     before = running.hydra, version.version_base
     if before[0] and str(places.CONF) in [source.path for source in running.config_loader().get_sources()]:
@@ -91,7 +91,7 @@ def _hydra_on_conf() -> Iterator[None]:
 
 
 def options(group: str) -> list[str]:
-    """The options of a group; none if there is no such group."""
+    """Return the options of a group; none if there is no such group."""
     with _hydra_on_conf():
         return GlobalHydra.instance().config_loader().get_group_options(group)
 
@@ -108,7 +108,7 @@ def refuse_empty_grids(overrides: Sequence[str]) -> None:
 
 
 def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
-    """What is wrong with the overrides, if Hydra raised the error over them: what was given and what is allowed."""
+    """Say what is wrong with the overrides, if Hydra raised the error over them: what was given and what is allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: must be one of {', '.join(error.options)}"
@@ -126,13 +126,13 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:
-    """The override that sets ``key``, or something below it; the key itself if there is none."""
+    """Return the override that sets ``key``, or something below it; the key itself if there is none."""
     at_or_below = (o for o in _parsed(overrides) if f"{o.key_or_group}.".startswith(f"{key}."))
     return next((str(override.input_line) for override in at_or_below), key)
 
 
 def _no_option(overrides: Sequence[str]) -> str | None:
-    """What is wrong with the first override of a group by something that is not the name of an option."""
+    """Say what is wrong with the first override of a group by something that is not the name of an option."""
     for override in _parsed(overrides):
         value, group = override.value(), override.key_or_group
         deletes = override.is_delete() and value is None
@@ -142,7 +142,7 @@ def _no_option(overrides: Sequence[str]) -> str | None:
 
 
 def _parsed(overrides: Sequence[str]) -> Iterator[Override]:
-    """Those of the overrides that can be parsed; options such as ``--multirun`` can't."""
+    """Parse those of the overrides that can be parsed; options such as ``--multirun`` can't."""
     parser = OverridesParser.create()
     for override in overrides:
         try:

@@ -1,4 +1,4 @@
-"""What one run is: typed and checked, with an identity; and from names to the things they name.
+"""Define what one run is: typed and checked, with an identity; and what the names in settings stand for.
 
 Hydra composes ``conf/``, which holds every default; here stand the types and the checks.
 """
@@ -32,7 +32,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 
 def validated(cls: type[T], options: object, key: str) -> T:
-    """``options`` as an instance of the dataclass ``cls``, converted and checked.
+    """Return ``options`` as an instance of the dataclass ``cls``, converted and checked.
 
     Raises:
         InputError: naming the key, its value and what is allowed.
@@ -44,7 +44,7 @@ def validated(cls: type[T], options: object, key: str) -> T:
 
 
 def validated_value(kind: Any, value: object, key: str) -> Any:
-    """``value`` as one of a type, which may be annotated with what is allowed, converted and checked.
+    """Return ``value`` as one of a type, which may be annotated with what is allowed, converted and checked.
 
     Raises:
         InputError: naming the key, its value and what is allowed.
@@ -65,13 +65,13 @@ ALLOWED: Mapping[str, str] = {
     "too_short": "have at least {min_length} item",
     "string_too_short": "have at least {min_length} character",
 }
-"""What is allowed, by pydantic's type of error."""
+"""The words for what is allowed, by pydantic's type of error."""
 
 KINDS = {
     "float": "number", "int": "integer", "bool": "boolean", "string": "string", "list": "list", "dict": "dictionary",
     "path": "path",
 }  # fmt: skip
-"""What is expected where pydantic's type of error is one of these and what is wrong with it."""
+"""The words for what is expected where pydantic's type of error is one of these and what is wrong with it."""
 
 
 def _explained(error: ErrorDetails, key: str) -> str:
@@ -115,7 +115,7 @@ class _Place(NamedTuple):
     name: str
     top: str
     below: str
-    """Its key within the group ``top``; empty if it is all of that."""
+    """The field's key within the group ``top``; empty if the field is all of that."""
     setting: Setting
     kind: Any
     default: Any
@@ -127,7 +127,7 @@ TABLES: Mapping[str, Table[Any]] = {
     "optimizer": OPTIMIZERS,
     "lr_schedule": SCHEDULES,
 }
-"""What the choices of a run choose from."""
+"""The tables of names that the choices of a run choose from."""
 
 FIELDS = [
     _Place(f.name, *(setting.key or f.name).partition(".")[::2], setting, kind, f.default)
@@ -146,7 +146,7 @@ class Declared(NamedTuple):
 
 
 def declared_settings() -> Iterator[Declared]:
-    """Every setting that the project's own classes declare, once: of a run, of each choice, and of each norm."""
+    """Yield every setting that the project's own classes declare, once: of a run, of each choice, and of each norm."""
     seen: set[str] = set()
     for found in _declared(Run, ""):
         if found.key not in seen:
@@ -178,7 +178,7 @@ COLUMNS = {found.key: found.setting.column for found in declared_settings() if f
 
 
 def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
+    """Parse the fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
 
     Raises:
         InputError: naming the key, its value and what is allowed.
@@ -208,7 +208,7 @@ def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
-    """A choice from a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
+    """Parse a choice from a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
     if not isinstance(options, Mapping) or "name" not in options:
         raise InputError(f"{key}={to_override(options)}: must be a group of settings with a name")
     chosen = table.resolve(options["name"], f"{key}.name")
@@ -219,7 +219,7 @@ def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
 
 
 def _with_whole_options(model: Model, key: str) -> Model:
-    """The model with the options of its norm checked, and the norm's own defaults filled in."""
+    """Return the model with the options of its norm checked, and the norm's own defaults filled in."""
     norm = NORMS.resolve(model.norm, f"{key}.norm")
     if norm is None:
         return replace(model, norm_options={})
@@ -232,7 +232,7 @@ class RunConfig(Run):
     """One run: checked, and with an identity."""
 
     def __post_init__(self) -> None:
-        """Check what its parts can't.
+        """Check what the parts of a run can't, each alone.
 
         Raises:
             InputError: if they don't go together.
@@ -257,21 +257,21 @@ class RunConfig(Run):
         return cls(**parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that makes the run what it is, in the layout of the settings."""
+        """Return all that makes the run what it is, in the layout of the settings."""
         return describe(self, defaults=True)
 
     @functools.cached_property
     def run_id(self) -> str:
-        """Digest of the settings that are not at their dataclass's default: equal for equal runs, however spelled."""
+        """Return the digest of the settings not at their dataclass's default: equal for equal runs, however spelled."""
         return digest(self._identity(per_run=True))
 
     @functools.cached_property
     def group_id(self) -> str:
-        """Equal for runs that can be trained in lock-step: they differ in what is declared ``per_run`` only."""
+        """Return a digest equal for runs that can train in lock-step: they differ in ``per_run`` settings only."""
         return digest(self._identity(per_run=False))
 
     def _identity(self, *, per_run: bool) -> str:
-        """As ``to_json(describe(self, defaults=False, per_run=per_run))``, from the texts of parts that runs share."""
+        """Write ``to_json(describe(self, defaults=False, per_run=per_run))``, from texts of parts that runs share."""
         texts: dict[str, str] = {}
         for f in FIELDS:
             value = getattr(self, f.name)
@@ -284,7 +284,7 @@ class RunConfig(Run):
 
     @property
     def code(self) -> str:
-        """Digest of the source of all that computes the run: other code may compute another result."""
+        """Return the digest of the source of all that computes the run: other code may compute another result."""
         chosen = (getattr(self, f.name) for f in FIELDS)
         paths = frozenset[str]().union(*(choice.paths for choice in chosen if isinstance(choice, Choice)))
         return code_digest(paths | {name for name in self.diagnostics if "." in name})
@@ -302,7 +302,7 @@ def _text_of_training(training: Training) -> str:
 
 
 def digest(text: str) -> str:
-    """Digest of a text, as ids have it."""
+    """Return the digest of a text, as ids have it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -317,41 +317,41 @@ def check_run_keys(settings: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where runs are computed; changes no result."""
+    """The place where runs are computed; it changes no result."""
 
     group_size: Count | None
-    """How many runs are trained in lock-step; None for as many as pays."""
+    """The number of runs trained in lock-step; None for as many as pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inline(Compute):
-    """In this process: ``compute=inline``."""
+    """The training of runs in this process: ``compute=inline``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel(Compute):
-    """In several processes at once."""
+    """The training of runs in several processes at once."""
 
     n_jobs: Annotated[int, Field(strict=True)]
-    """How many; -1 for one per core, or per thread of the cluster's workers."""
+    """The number of processes; -1 for one per core, or per thread of the cluster's workers."""
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check that the number of processes is not 0."""
         if self.n_jobs == 0:
             raise ValueError("n_jobs=0: must be a number of worker processes, or -1 for one per core")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Parallel):
-    """In processes of this machine: ``compute=local``."""
+    """The training of runs in processes of this machine: ``compute=local``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dask(Parallel):
-    """On a Dask cluster: ``compute=dask``."""
+    """The training of runs on a Dask cluster: ``compute=dask``."""
 
     scheduler: str | None
-    """Address of its scheduler; None for a cluster that is started here and ends with the sweep."""
+    """The address of the cluster's scheduler; None for a cluster that is started here and ends with the sweep."""
 
 
 COMPUTES: Mapping[str, type[Compute]] = {"local": Local, "dask": Dask, "inline": Inline}
@@ -359,12 +359,12 @@ COMPUTES: Mapping[str, type[Compute]] = {"local": Local, "dask": Dask, "inline":
 
 @dataclass(frozen=True)
 class Verify:
-    """Whether what is stored is what training gives."""
+    """The question whether what is stored is what training gives."""
 
     sweep: str | None
-    """Of this sweep; None if that is not the question."""
+    """The name of the sweep to verify; None if that is not the question."""
     sample: Count
-    """How many of its runs are trained again."""
+    """The number of stored runs that are trained again."""
 
 
 @dataclass(frozen=True)
@@ -372,24 +372,24 @@ class Settings:
     """Everything that a command says: the base run, the grids around it, and where to compute and keep it."""
 
     run: Mapping[str, Any]
-    """As composed; a grid changes it before it is parsed."""
+    """The settings of a run as composed; a grid changes them before they are parsed."""
     grids: Sequence[Mapping[str, Any]]
-    """None for a single run."""
+    """The grids of a sweep; none for a single run."""
     dry_run: bool
-    """Say what a sweep would do, and do nothing."""
+    """Whether to say what a sweep would do, and do nothing."""
     force: bool
-    """Train stored runs again."""
+    """Whether stored runs are trained again."""
     show: bool
-    """Show what is stored of a sweep, and train nothing."""
+    """Whether to show what is stored of a sweep, and train nothing."""
     verify: Verify
     results_dir: Path
     compute: Compute
     benchmark: Literal["full", "quick"] | None
-    """None unless that is the command."""
+    """The extent of the benchmark; None unless that is the command."""
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
-        """From what Hydra composed.
+        """Parse everything that Hydra composed.
 
         Raises:
             InputError: naming the key, its value and what is allowed.
@@ -416,7 +416,7 @@ def _outer(composed: Mapping[str, Any], key: str, kind: Any) -> Any:
 
 
 def _compute(options: object) -> Compute:
-    """The place to compute that the settings name."""
+    """Return the place to compute that the settings name."""
     if not isinstance(options, Mapping):
         raise InputError(f"compute={to_override(options)}: must be a group of settings")
     name = str(options.get("name"))
@@ -438,7 +438,7 @@ class _Sweep:
     force: bool
     show: bool
     grid: dict[str, Any] = field(default_factory=dict)
-    """Without it there is no sweep."""
+    """The values of settings that are combined; without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)
     """Changes to the grid, each of which makes another grid of its own."""
 

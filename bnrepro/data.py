@@ -43,7 +43,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape of one image, (C, H, W)."""
+        """Return the shape of one image, (C, H, W)."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
@@ -54,7 +54,7 @@ def to_float(images: ByteArray, scale: float, dtype: npt.DTypeLike) -> FloatArra
 
 
 class Source(Protocol):
-    """Where a data set comes from; a dataclass whose fields are settings."""
+    """A place that a data set comes from; a dataclass whose fields are settings."""
 
     @abstractmethod
     def load(self) -> Dataset:

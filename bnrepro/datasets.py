@@ -125,7 +125,7 @@ class IDX(Source):
         return labelled_images(arrays, 255, binarize=self.binarize)
 
     def _folder(self) -> Path:
-        """The folder in which the files lie, or will."""
+        """Return the folder in which the files lie, or will."""
         if self.root is not None:
             return Path(self.root).expanduser()
         import pooch  # type: ignore[import-untyped]

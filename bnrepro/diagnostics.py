@@ -23,7 +23,7 @@ from .network import Network, copy_tree
 from .optim import Optimizer, Params
 
 PERCENTILES = (15, 50, 85)
-"""Those of the paper's Figure 1(b, c)."""
+"""The percentiles that the paper's Figure 1(b, c) draws."""
 
 LANDSCAPE_STEPS = (0.5, 1, 2, 3, 4)
 """Multiples of the learning rate along the gradient, over the range of Santurkar et al. 2018 (Section 3.1)."""
@@ -39,33 +39,33 @@ class Snapshot:
     optimizer: Optimizer
     optimizer_state: Params
     lr: Array
-    """(R,) in force at this step."""
+    """The learning rates (R,) in force at this step."""
     x: Array
-    """(1, P, C, H, W), the probe batch."""
+    """The images of the probe batch, (1, P, C, H, W)."""
     targets: Array
-    """(1, P, K), one-hot."""
+    """The labels of the probe batch, (1, P, K), one-hot."""
     taps: Arrays
-    """What enters each nonlinearity, by the nonlinearity's name: (R, P, ...)."""
+    """The inputs (R, P, ...) of each nonlinearity, by the nonlinearity's name."""
     grads: Params
-    """Of the mean loss on the probe batch."""
+    """The gradients of the mean loss on the probe batch."""
     before: Mapping[str, Array] | None
-    """``taps`` of the same runs at the measurement before; None at the first."""
+    """The ``taps`` of the same runs at the measurement before; None at the first."""
 
     def gradient(self, params: Params) -> tuple[Array, Params]:
-        """Loss (R,) and gradients on the probe batch at other parameters."""
+        """Return the loss (R,) and the gradients on the probe batch at other parameters."""
         logits, _, backward = self.network.forward(params, self.state, self.x, train=True)
         loss, dlogits = softmax_cross_entropy(logits, self.targets)
         return loss, backward(dlogits)
 
     def after_a_step(self) -> Params:
-        """The parameters after one update by the optimiser, with the gradient of the probe batch."""
+        """Return the parameters after one update by the optimiser, with the gradient of the probe batch."""
         params = copy_tree(self.params)
         self.optimizer.update(params, self.grads, copy_tree(self.optimizer_state), self.lr, self.network.weights)
         return params
 
 
 Level = Literal["run", "layer", "unit"]
-"""What has a value at each measurement: the run, each of its layers, or each unit of its last hidden layer."""
+"""The three things that may have a value at a measurement: the run, each layer, each unit of its last hidden layer."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Column:
     level: Level
     meaning: str
     unit: str = ""
-    """Empty for pure numbers."""
+    """The unit of the values; empty for pure numbers."""
 
     @property
     def label(self) -> str:
-        """The meaning, with the unit in brackets if there is one."""
+        """Return the label of an axis: the meaning, with the unit in brackets if there is one."""
         return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 
@@ -94,7 +94,7 @@ class Diagnostic:
     the same in all columns, and (R, D) for the units of the last hidden layer."""
 
     def __call__(self, snapshot: Snapshot) -> Mapping[str, Array]:
-        """Measure."""
+        """Measure: return an array for the name of each column, as ``measure`` does."""
         return self.measure(snapshot)
 
 
@@ -108,7 +108,7 @@ ALWAYS = (
     Column("test_accuracy", "run", "test accuracy"),
     Column("gradient_norm", "run", "norm of the gradient"),
 )
-"""What is measured of every run."""
+"""The columns that are measured of every run."""
 
 KEYS = ("run", "run_id", "step", "layer", "unit")
 """Columns that tell the rows of what is measured apart."""
@@ -166,7 +166,7 @@ def read(name: str, diagnostic: Diagnostic, snapshot: Snapshot) -> Iterator[tupl
 
 
 def percentiles(x: Array, q: Sequence[float]) -> Array:
-    """Percentiles q of all values of each run, linearly interpolated: x (R, ...) → (R, len(q)).
+    """Return percentiles q of all values of each run, linearly interpolated: x (R, ...) → (R, len(q)).
 
     Equal to ``np.percentile`` to rounding and several times as fast: sorting float32 is vectorised, partitioning less.
     """
@@ -174,7 +174,7 @@ def percentiles(x: Array, q: Sequence[float]) -> Array:
 
 
 def unit_percentiles(x: Array, q: Sequence[float]) -> Array:
-    """Percentiles q of each unit over the examples: x (R, P, D) → (R, len(q), D)."""
+    """Return percentiles q of each unit over the examples: x (R, P, D) → (R, len(q), D)."""
     return _interpolate(np.sort(x, axis=1), q)
 
 
@@ -188,7 +188,7 @@ def _interpolate(ordered: Array, q: Sequence[float]) -> Array:
 
 
 def wasserstein(a: Array, b: Array) -> Array:
-    """1-Wasserstein distance between the distributions of each unit in a and in b: (R, P, D) twice → (R, D).
+    """Return the 1-Wasserstein distance between each unit's distributions in a and b: (R, P, D) twice → (R, D).
 
     For samples of equal size it is the mean distance of the values of equal rank.
     """
@@ -197,20 +197,20 @@ def wasserstein(a: Array, b: Array) -> Array:
 
 
 def gradient_norm(grads: Iterable[Array]) -> Array:
-    """Euclidean norm, (R,), of gradients (R, ...) taken together."""
+    """Return the Euclidean norm, (R,), of gradients (R, ...) taken together."""
     flat = [g.reshape(len(g), 1, -1) for g in grads]
     return np.sqrt(sum((g @ g.swapaxes(1, 2))[:, 0, 0] for g in flat))
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Cosine, (R,), of the angle between a and b, both (R, ...)."""
+    """Return the cosine, (R,), of the angle between a and b, both (R, ...)."""
     dot: Array = (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1))[:, 0, 0]
     dot /= gradient_norm([a]) * gradient_norm([b])
     return dot
 
 
 def varies(x: Array) -> Array:
-    """Whether each unit varies over the examples by more than rounding: x (R, P, D) → (R, D).
+    """Tell whether each unit varies over the examples by more than rounding: x (R, P, D) → (R, D).
 
     The standard deviation of equal values is 0 to rounding only, and nothing can be divided by it.
     """
@@ -219,7 +219,7 @@ def varies(x: Array) -> Array:
 
 
 def singular_values(pre: Array, post: Array, slope: Array, weights: Array) -> Array:
-    """Singular values of the Jacobian from one layer's normalised pre-activations x̂ to the next layer's, ẑ.
+    """Return the singular values of the Jacobian from one layer's normalised x̂ to the next layer's ẑ.
 
     Section 3.3 conjectures them to be near 1 with batch norm. With x = σ x̂ + μ and h = g(x) W, and with every mean
     and standard deviation held at its value on the probe batch, the Jacobian of the linearised layer is
@@ -245,18 +245,18 @@ def singular_values(pre: Array, post: Array, slope: Array, weights: Array) -> Ar
 
 
 def correct_predictions(logits: Array, labels: Array) -> Array:
-    """Number (R,) of examples whose largest logit, (R, N, K), is that of their label (N,)."""
+    """Count the examples, (R,), whose largest logit, (R, N, K), is that of their label (N,)."""
     correct: Array = (logits.argmax(axis=2) == labels).sum(axis=1)
     return correct
 
 
 def _per_layer(values: Iterable[Array]) -> Array:
-    """(R,) for each layer → (R, L)."""
+    """Stack the values (R,) of each layer as (R, L)."""
     return np.stack(list(values), axis=1)
 
 
 def _units(tap: Array) -> Array:
-    """(R, P, ...) → (R, P, D)."""
+    """View x (R, P, ...) as (R, P, D), one column per unit."""
     return tap.reshape(*tap.shape[:2], -1)
 
 
@@ -266,20 +266,20 @@ def _percentile_columns(level: Level, what: str) -> Iterator[Column]:
 
 @measures(*_percentile_columns("layer", "what enters the nonlinearity"))
 def layer_percentiles(s: Snapshot) -> Mapping[str, Array]:
-    """p15, p50, p85 of what enters each nonlinearity, over units and examples together."""
+    """Measure p15, p50, p85 of what enters each nonlinearity, over units and examples together."""
     found = np.stack([percentiles(z, PERCENTILES) for z in s.taps.values()], axis=2)
     return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
 
 
 @measures(Column("inactive", "layer", "saturated outputs or dead units", "share"))
 def inactive(s: Snapshot) -> Mapping[str, Array]:
-    """Share of saturated outputs (sigmoid, tanh) or dead units (ReLU) of each nonlinearity."""
+    """Measure the share of saturated outputs (sigmoid, tanh) or dead units (ReLU) of each nonlinearity."""
     layers = s.network.nonlinearities
     return {"inactive": _per_layer(layers[name].inactive(z) for name, z in s.taps.items())}
 
 
 def _of_weights(s: Snapshot, layer: str, params: Params) -> list[Array]:
-    """The entries of ``params``, or of gradients, that belong to the weights of a layer."""
+    """Return the entries of ``params``, or of gradients, that belong to the weights of a layer."""
     return [params[layer][name] for name in s.network.weights[layer]]
 
 
@@ -288,7 +288,7 @@ def _of_weights(s: Snapshot, layer: str, params: Params) -> list[Array]:
     Column("gradient_norm", "layer", "norm of the gradient of the weights"),
 )
 def gradients(s: Snapshot) -> Mapping[str, Array]:
-    """Norm of the gradient of the weights before each nonlinearity, and the first one over the last.
+    """Measure the norm of the gradient of the weights before each nonlinearity, and the first one over the last.
 
     A ratio far below 1 is a vanishing gradient, one far above 1 an exploding gradient.
     """
@@ -298,19 +298,19 @@ def gradients(s: Snapshot) -> Mapping[str, Array]:
 
 @measures(*_percentile_columns("unit", "the input of the unit"))
 def units(s: Snapshot) -> Mapping[str, Array]:
-    """p15, p50, p85 of what enters each unit of the last nonlinearity (Figure 1(b, c))."""
+    """Measure p15, p50, p85 of what enters each unit of the last nonlinearity (Figure 1(b, c))."""
     *_, last = s.taps.values()
     found = unit_percentiles(_units(last), PERCENTILES)
     return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
 
 
 @measures(
-    Column("drift_wasserstein", "layer", "drift of inputs, Wasserstein distance", "standard deviations"),
-    Column("drift_mean", "layer", "drift of the mean of inputs", "standard deviations"),
-    Column("drift_std", "layer", "drift of the standard deviation of inputs", "|log ratio|"),
+    Column("drift_wasserstein", "layer", "Wasserstein distance / σ"),
+    Column("drift_mean", "layer", "distance of the means / σ"),
+    Column("drift_std", "layer", "|log| of the ratio of the σ"),
 )
 def drift(s: Snapshot) -> Mapping[str, Array]:
-    """How the distribution of what enters each unit has moved since the measurement before, on average over units.
+    """Measure how what enters each unit has moved since the measurement before, on average over units.
 
     - drift_wasserstein: 1-Wasserstein distance;
     - drift_mean: distance of the means; both in units of the standard deviation before;
@@ -339,11 +339,11 @@ def drift(s: Snapshot) -> Mapping[str, Array]:
 
 
 @measures(
-    Column("shift_norm", "layer", "change of the gradient when the layers before are updated, ‖G − G'‖"),
+    Column("shift_norm", "layer", "‖G − G'‖"),
     Column("shift_cosine", "layer", "cos(G, G')"),
 )
 def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
-    """Internal covariate shift by gradients: Santurkar et al. 2018, Definition 2.1, for each weight layer i.
+    """Measure internal covariate shift by gradients: Santurkar et al. 2018, Definition 2.1, for each weight layer i.
 
     G is the gradient of W_i at the parameters as they are, G' that after the layers before i (their weights, biases, γ
     and β) have made their update; shift_norm = ‖G − G'‖₂ (ideally 0), shift_cosine = cos(G, G') (ideally 1).
@@ -366,7 +366,7 @@ def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
-    """Arrays (R, ...) as one, (R, number of all values); a single one as it is."""
+    """Join arrays (R, ...) into one, (R, number of all values); a single one stays as it is."""
     return arrays[0] if len(arrays) == 1 else np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
 
 
@@ -376,10 +376,10 @@ def _joined(arrays: Sequence[Array]) -> Array:
     Column("jacobian_max", "layer", "largest singular value"),
 )
 def jacobian(s: Snapshot) -> Mapping[str, Array]:
-    """Smallest, median and largest singular value of each layer's Jacobian x̂ → ẑ (see :func:`singular_values`).
+    """Measure the extreme and median singular values of each layer's Jacobian x̂ → ẑ (see :func:`singular_values`).
 
-    Of the map from the nonlinearity's layer to the next; NaN for the last, whose next are the logits, and where the
-    layers between are not fully connected.
+    The map is that from the nonlinearity's layer to the next; NaN for the last, whose next are the logits, and where
+    the layers between are not fully connected.
     """
     names, taps = ("jacobian_min", "jacobian_median", "jacobian_max"), list(s.taps.items())
     columns = np.full((3, len(s.lr), len(taps)), np.nan)
@@ -401,7 +401,7 @@ def jacobian(s: Snapshot) -> Mapping[str, Array]:
     Column("landscape_smoothness", "run", "effective β-smoothness"),
 )
 def landscape(s: Snapshot) -> Mapping[str, Array]:
-    """The loss along the gradient: Santurkar et al. 2018, Section 3.1, at the steps η = LANDSCAPE_STEPS · lr.
+    """Measure the loss along the gradient: Santurkar et al. 2018, Section 3.1, at the steps η = LANDSCAPE_STEPS · lr.
 
     - landscape_loss_min, landscape_loss_max: the range of L(θ − η ∇L);
     - landscape_gradient_min, landscape_gradient_max: the range of ‖∇L(θ) − ∇L(θ − η ∇L)‖₂ ("gradient predictiveness");
@@ -439,3 +439,13 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "jacobian": jacobian,
     "landscape": landscape,
 }
+
+
+def axis_label(level: Level, column: str) -> str:
+    """Return the label of an axis for a column that is measured of every run, or by a diagnostic of this module.
+
+    Raises:
+        KeyError: if there is no such column.
+    """
+    declared = (*ALWAYS, *(column for diagnostic in DIAGNOSTICS.values() for column in diagnostic.columns))
+    return {(each.level, each.name): each.label for each in declared}[level, column]

@@ -1,4 +1,4 @@
-"""What a sweep would do, how long it would take and in how much memory, before it is done."""
+"""Tell what a sweep would do, how long it would take and in how much memory, before it is done."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ except ModuleNotFoundError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 CALIBRATION_SECONDS = 1.0
-"""How long a group is trained to see how fast it goes."""
+"""The time for which a group is trained to see how fast it goes."""
 
 CALIBRATION_POINTS = 5
-"""Measurements that it takes at least."""
+"""The least number of measurements of a calibration."""
 
 MOST_KINDS = 12
 """Kinds of runs that are calibrated; the others are taken to be like them."""
@@ -73,7 +73,7 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
 
 
 def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | None]:
-    """Seconds that training the group would take, and the most memory in bytes that this process has had, if known."""
+    """Return the seconds that training the group would take, and this process's most memory in bytes, if known."""
     begin = time.perf_counter()
     points = []
     for event in events(runs, data):
@@ -94,7 +94,7 @@ def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | N
 
 
 def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]:
-    """Mean seconds of the stored runs of each kind."""
+    """Return the mean seconds of the stored runs of each kind."""
     kinds = {run.run_id: run.group_id for run in runs}
     table = store.load(runs).runs
     finished = table[table["status"] != "failed"]

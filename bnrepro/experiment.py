@@ -1,4 +1,4 @@
-"""From the results of a sweep to what its experiment shows: tables and figures.
+"""Turn the results of a sweep into what its experiment shows: tables and figures.
 
 An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, ours or the user's own (``places``), with
 ``score(results)``, a DataFrame, and ``figures(results)``, a dict of matplotlib Figures by file name. It may have
@@ -27,13 +27,13 @@ from .errors import InputError
 from .store import Results, Store
 
 TABLES = ("runs", "curves", "layers", "units")
-"""Of results, in the order in which they are given."""
+"""The tables of results, in the order in which they are given."""
 
 NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
 
 
-def find_experiment(name: str) -> ModuleType | None:
-    """The module ``experiments/NAME.py``, or None.
+def import_experiment(name: str) -> ModuleType | None:
+    """Import the module ``experiments/NAME.py``; return None if there is none.
 
     Raises:
         InputError: if there is more than one of this name.
@@ -50,7 +50,7 @@ def find_experiment(name: str) -> ModuleType | None:
 
 
 def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
-    """Where the figures of a sweep with these overrides go: each variant has a folder of its own, named by them."""
+    """Return the folder of the figures of a sweep with these overrides: each variant has one, named by them."""
     kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
     name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
     if len(name) > 200:  # of the 255 bytes that file systems allow
@@ -60,7 +60,7 @@ def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
 
 def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Sequence[str]) -> None:
     """Print the tables of the experiment and draw its figures from the stored runs."""
-    experiment = find_experiment(name)
+    experiment = import_experiment(name)
     if experiment is None:
         print(f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
         return
@@ -81,7 +81,7 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
         paths = [path for stem, figure in drawn.items() for path in figures.save(figure, folder, stem)]
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
-        with figures.whole(paths[-1]) as partial:
+        with figures.atomic_write(paths[-1]) as partial:
             table.to_csv(partial)
     for path in paths:
         with suppress(ValueError):  # on another drive of Windows it stays absolute
@@ -90,12 +90,12 @@ def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
 
 
 def has_reference(name: str) -> bool:
-    """Whether there are reference data."""
+    """Tell whether there are reference data of a sweep."""
     return (places.REFERENCE / name / "runs.csv.xz").exists()
 
 
 def load_reference(name: str) -> Results:
-    """The reference data.
+    """Load the reference data of a sweep.
 
     Raises:
         InputError: if there are none.
@@ -107,8 +107,8 @@ def load_reference(name: str) -> Results:
 
 
 def show_reference(name: str) -> None:
-    """The same from the reference data, beside them; or, where the package is installed, in ``results/reference``."""
-    experiment = find_experiment(name)
+    """Show an experiment from its reference data, with figures beside these; in a wheel, in ``results/reference``."""
+    experiment = import_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
     _present(experiment, load_reference(name), shown / name)
@@ -122,7 +122,7 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> 
     """
     if places.CHECKOUT is None:
         raise InputError("--reference: only in a checkout of bnrepro, not where it is installed from a wheel")
-    experiment = find_experiment(name)
+    experiment = import_experiment(name)
     assert experiment
     results = Store(sweep_folder).load(runs)
     measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
@@ -136,14 +136,14 @@ def write_tables(results: Results, folder: Path) -> None:
 
     Settings are in ``runs`` alone, those that are lists or mappings in JSON.
     """
-    from .figures import whole
+    from .figures import atomic_write
 
     for name in TABLES:
         table = results.table(name)
         others = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
-            with whole(folder / f"{name}.csv.xz") as partial:
+            with atomic_write(folder / f"{name}.csv.xz") as partial:
                 table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
 
 

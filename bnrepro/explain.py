@@ -1,4 +1,4 @@
-"""Mistakes in what the user gave, on the command line: one line that names key, value and what is allowed."""
+"""Say what a user got wrong on the command line: one line that names key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .composition import mistake
 from .errors import InputError
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-"""What the user wants, before the command line sets the variable so that Hydra raises and does not print."""
+"""The user's own wish, read before the command line sets the variable so that Hydra raises and does not print."""
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str | None:
-    """What the user did wrong: the key, the value and what is allowed; None if it was not the user."""
+    """Say what the user did wrong: the key, the value and what is allowed; None if it was not the user."""
     if isinstance(error, InputError):
         return str(error)
     if told := mistake(error, overrides):
@@ -27,7 +27,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str | None:
 
 @contextmanager
 def bad_input_in_one_line(overrides: Sequence[str]) -> Iterator[None]:
-    """A mistake in what the user gave, ``overrides`` and files, ends the program with one line and status 1.
+    """End the program with one line and status 1 for a mistake in what the user gave, ``overrides`` and files.
 
     ``HYDRA_FULL_ERROR=1`` shows the traceback.
     """

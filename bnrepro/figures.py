@@ -48,12 +48,12 @@ def look() -> Iterator[None]:
 
 
 def style(norm: str) -> dict[str, Any]:
-    """Line style of an arm; any norm but ours gets matplotlib's next colour and its own name."""
+    """Return the line style of an arm; any norm but ours gets matplotlib's next colour and its own name."""
     return NORMS.get(norm, {"label": norm})
 
 
 def line_with_range(ax: Axes, values: pd.Series, by: str, **style: Any) -> None:
-    """Median of ``values`` over seeds as a line and their minimum to maximum as a band, against index level ``by``."""
+    """Draw the median of ``values`` over seeds as a line, their range as a band, against index level ``by``."""
     seeds = values.groupby(level=by)
     (line,) = ax.plot(seeds.median(), **style)
     low, high = seeds.min(), seeds.max()
@@ -61,8 +61,8 @@ def line_with_range(ax: Axes, values: pd.Series, by: str, **style: Any) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to in place of ``path``, which gets the file when it is whole and never a torn one."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a path to write to in place of ``path``, which gets the file once it is whole and never a torn one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     yield partial
@@ -73,13 +73,13 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg, with nothing in them that depends on when or where."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, for all formats
     return paths
 
 
 def levels(column: pd.Series, first: Iterable[str]) -> list[str]:
-    """The values that occur, those in ``first`` before the others."""
+    """Return the values that occur, those in ``first`` before the others."""
     present = list(column.dropna().unique())
     return [v for v in first if v in present] + sorted(set(present) - set(first))

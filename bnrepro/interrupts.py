@@ -23,7 +23,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does; what comes after the first does not disturb the ending."""
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; what comes after the first does not disturb the ending."""
     caught = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
 
     def stop(number: int, frame: object) -> None:

@@ -36,7 +36,7 @@ Arrays = dict[str, Array]
 Shape = tuple[int, ...]
 
 NO_DX: Array = np.empty(0)
-"""What ``backward`` returns for a gradient that nobody asked for; it fits no shape, so that using it fails."""
+"""The array that ``backward`` returns for a gradient that nobody asked for; it fits no shape: using it fails."""
 
 
 class Backward(Protocol):
@@ -51,7 +51,7 @@ class Backward(Protocol):
 
 
 class Layer(Protocol):
-    """What a network is stacked from, here without parameters and state; the module's docstring has the contract."""
+    """A layer of a network, here without parameters and state; the module's docstring has the contract."""
 
     weights: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that are weights W: they decay, and diagnostics of weights follow them."""
@@ -66,7 +66,7 @@ class Layer(Protocol):
         ...
 
     def population(self, state: Arrays) -> tuple[Layer, Arrays] | None:
-        """How statistics for inference are gathered afresh (Algorithm 2), for a layer whose inference needs that.
+        """Tell how statistics for inference are gathered afresh (Algorithm 2), for a layer whose inference needs that.
 
         Returns:
             The layer through which training mini-batches then pass, in training mode, and the state that it begins
@@ -80,11 +80,11 @@ class Norm(Layer, Protocol):
     """A layer before a nonlinearity, whose shift takes the place of the bias; a dataclass whose fields are settings."""
 
     least_values: ClassVar[int] = 1
-    """How many values of a feature a training mini-batch must have."""
+    """The least number of values of a feature that a training mini-batch must have."""
 
 
 Initializer = Callable[[np.random.Generator, int, int, Shape], Array]
-"""(rng, fan_in, fan_out, shape) → weights. All of them scale the same standard normal draws."""
+"""Draws weights: (rng, fan_in, fan_out, shape) → W. All of them scale the same standard normal draws."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,18 @@ class Normal:
 
 
 def xavier(rng: np.random.Generator, fan_in: int, fan_out: int, shape: Shape) -> Array:
-    """W ~ N(0, 2 / (fan_in + fan_out)): the variance of Glorot & Bengio 2010, Eq. 12; they draw it uniformly."""
+    """Draw W ~ N(0, 2 / (fan_in + fan_out)): Glorot & Bengio 2010, Eq. 12, who draw it uniformly with that variance."""
     return rng.standard_normal(shape) * math.sqrt(2 / (fan_in + fan_out))
 
 
 def he(rng: np.random.Generator, fan_in: int, fan_out: int, shape: Shape) -> Array:
-    """W ~ N(0, 2 / fan_in): He et al. 2015, Eq. 10, for ReLU."""
+    """Draw W ~ N(0, 2 / fan_in): He et al. 2015, Eq. 10, for ReLU."""
     return rng.standard_normal(shape) * math.sqrt(2 / fan_in)
 
 
 @functools.lru_cache
 def constant(value: float, shape: Shape, dtype: np.dtype) -> Array:
-    """An array of one value, to be read only: made once, since a small one takes longer to make than to use."""
+    """Return an array of one value, to be read only: made once, since a small one takes longer to make than to use."""
     array = np.full(shape, value, dtype)
     array.flags.writeable = False
     return array
@@ -156,7 +156,7 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
 class Dense(Layer):
     """y = x W + b, with W (R, D_in, D_out) and b (R, 1, D_out).
 
-    Without bias before a batch norm, whose β takes its place (paper, Section 3.2).
+    It has no bias before a batch norm, whose β takes its place (paper, Section 3.2).
     """
 
     units: int
@@ -165,7 +165,7 @@ class Dense(Layer):
     weights = ("W",)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """W by the initializer, b = 0."""
+        """Draw W by the initializer; b = 0."""
         if len(in_shape) != 1:
             raise ValueError(f"Dense takes examples of shape (D,), not {in_shape}: flatten them first")
         (d_in,) = in_shape
@@ -195,10 +195,10 @@ class Dense(Layer):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """(R, N, C, H, W) → (R, N, C·H·W), without a copy."""
+    """Turn (R, N, C, H, W) into (R, N, C·H·W), without a copy."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """No parameters, no state."""
+        """Return no parameters and no state."""
         return {}, {}, (math.prod(in_shape),)
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
@@ -213,7 +213,7 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, layer: str) -> 
 
 
 def _windows(kernel: int, stride: int, height: int, width: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
-    """For each offset (i, j) in a window: the index of the pixels there, one per window, in (..., H, W).
+    """Yield for each offset (i, j) in a window the index of the pixels there, one per window, in (..., H, W).
 
     ``height`` and ``width`` count the windows.
     """
@@ -240,7 +240,7 @@ class Conv2D(Layer):
     weights = ("W",)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """W by the initializer, with fan_in = C·K·K and fan_out = F·K·K; b = 0."""
+        """Draw W by the initializer, with fan_in = C·K·K and fan_out = F·K·K; b = 0."""
         if len(in_shape) != 3:
             raise ValueError(f"Conv2D takes examples of shape (C, H, W), not {in_shape}")
         c, *image = in_shape
@@ -288,7 +288,7 @@ class Conv2D(Layer):
 
 @dataclass(frozen=True)
 class _Pool2D(Layer):
-    """Windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out."""
+    """Reduce windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out."""
 
     size: int
     stride: int | None = None
@@ -298,7 +298,7 @@ class _Pool2D(Layer):
         return self.stride or self.size
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """No parameters, no state."""
+        """Return no parameters and no state."""
         if len(in_shape) != 3:
             raise ValueError(f"{type(self).__name__} takes examples of shape (C, H, W), not {in_shape}")
         return {}, {}, (in_shape[0], *self._out(in_shape))
@@ -309,7 +309,7 @@ class _Pool2D(Layer):
 
 @dataclass(frozen=True)
 class MaxPool2D(_Pool2D):
-    """The largest pixel of each window. Of equals, the first in reading order takes the whole gradient."""
+    """Take the largest pixel of each window. Of equals, the first in reading order takes the whole gradient."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
@@ -334,7 +334,7 @@ class MaxPool2D(_Pool2D):
 
 @dataclass(frozen=True)
 class AvgPool2D(_Pool2D):
-    """The mean of each window."""
+    """Take the mean of each window."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
@@ -366,11 +366,11 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check that the rate is at least 0 and below 1."""
         require(0 <= self.rate < 1, f"rate={self.rate}", "at least 0 and below 1")
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """The state holds the key of the stream and the number of masks drawn."""
+        """Return no parameters, and as state the key of the stream and the number of masks drawn."""
         (own,) = rng.spawn(1)  # leaves rng itself as it was
         return {}, {"key": own.integers(2**63, size=1), "drawn": np.zeros(1, np.int64)}, in_shape
 
@@ -389,7 +389,7 @@ class Dropout(Layer):
 
 
 def share_per_run(condition: Array) -> Array:
-    """Share (R,) of the elements of a condition (R, ...) for which it holds."""
+    """Return the share (R,) of the elements of a condition (R, ...) for which it holds."""
     share: Array = condition.reshape(len(condition), -1).mean(axis=1)
     return share
 
@@ -401,7 +401,7 @@ class Nonlinearity(Layer):
     """
 
     def inactive(self, x: Array) -> Array:
-        """Share (R,) of what is saturated or dead on the pre-activations x (R, N, ...); NaN if not defined."""
+        """Return the share (R,) of what is saturated or dead on the inputs x (R, N, ...); NaN if not defined."""
         return np.full(len(x), np.nan)
 
 
@@ -410,7 +410,7 @@ class Sigmoid(Nonlinearity):
     """y = 1 / (1 + exp(−x)). Where exp overflows, y is 0, as it should be."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """Apply it to each element; dx = dy · y (1 − y)."""
+        """Apply the sigmoid to each element; dx = dy · y (1 − y)."""
         y = np.negative(x)
         with np.errstate(over="ignore"):
             np.exp(y, out=y)  # NumPy's tanh takes twice as long
@@ -426,7 +426,7 @@ class Sigmoid(Nonlinearity):
         return y, state, backward
 
     def inactive(self, x: Array) -> Array:
-        """Share of the outputs that are saturated: within 0.05 of 0 or 1, which is |x| > log 19."""
+        """Return the share of outputs that are saturated: within 0.05 of 0 or 1, which is |x| > log 19."""
         return share_per_run(np.abs(x) > math.log(19))
 
 
@@ -435,7 +435,7 @@ class Tanh(Nonlinearity):
     """y = tanh(x)."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """Apply it to each element; dx = dy (1 − y²)."""
+        """Apply tanh to each element; dx = dy (1 − y²)."""
         y = np.tanh(x)
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
@@ -447,7 +447,7 @@ class Tanh(Nonlinearity):
         return y, state, backward
 
     def inactive(self, x: Array) -> Array:
-        """Share of the outputs that are saturated: within 0.05 of ±1."""
+        """Return the share of outputs that are saturated: within 0.05 of ±1."""
         return share_per_run(np.abs(x) > math.atanh(0.95))
 
 
@@ -456,19 +456,19 @@ class ReLU(Nonlinearity):
     """y = max(x, 0); the gradient at 0 is 0."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """Apply it to each element."""
+        """Apply max(x, 0) to each element."""
         zeros = constant(0, x.shape[1:][-3:], x.dtype)  # of examples or, if they are images, of one
         y = np.maximum(x, zeros)  # three times as fast as against the scalar 0
         return y, state, lambda dy, *, need_dx=True: (dy * (y > 0), {})
 
     def inactive(self, x: Array) -> Array:
-        """Share of the units that are dead: x ≤ 0 for every example."""
+        """Return the share of units that are dead: x ≤ 0 for every example."""
         dead: Array = np.all(x <= 0, axis=1)
         return share_per_run(dead)
 
 
 def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Cross-entropy of softmax(logits), and its gradient with respect to the logits.
+    """Return the cross-entropy of softmax(logits), and its gradient with respect to the logits.
 
     Args:
         logits: (R, N, K).

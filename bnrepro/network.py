@@ -22,7 +22,7 @@ class Network:
     layers: dict[str, Layer]
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Params, Params]:
-        """Parameters and state of one run, without the run axis, for examples of shape ``in_shape``.
+        """Draw the parameters and state of one run, without the run axis, for examples of shape ``in_shape``.
 
         Layers draw in order, and normalisation draws nothing: equal seeds give equal weights with and without it.
         """
@@ -64,21 +64,21 @@ class Network:
 
     @property
     def nonlinearities(self) -> dict[str, Nonlinearity]:
-        """The layers whose inputs ``taps`` receives, in order."""
+        """Return the layers whose inputs ``taps`` receives, by name, in order."""
         return {name: layer for name, layer in self.layers.items() if isinstance(layer, Nonlinearity)}
 
     @functools.cached_property
     def weights(self) -> dict[str, tuple[str, ...]]:
-        """The layers that have weights W, in order, with the names of these among their parameters."""
+        """Return the layers that have weights W, in order, with the names of these among their parameters."""
         return {name: layer.weights for name, layer in self.layers.items() if layer.weights}
 
     def weights_before(self, name: str) -> str:
-        """Name of the last layer with weights before the layer ``name``: the one that feeds it."""
+        """Return the name of the last layer with weights before the layer ``name``: the one that feeds it."""
         before = itertools.takewhile(lambda other: other != name, self.layers)
         return [other for other in before if other in self.weights][-1]
 
     def with_population_statistics(self, params: Params, state: Params, batches: Iterable[Array]) -> Params:
-        """The state for inference by Algorithm 2 (steps 7 to 12), at the parameters as they are.
+        """Return the state for inference by Algorithm 2 (steps 7 to 12), at the parameters as they are.
 
         Every batch norm that asks for it gets E[x] = E_B[μ_B] and Var[x] = m/(m−1) · E_B[σ²_B] over the given training
         mini-batches (R or 1, N, C, H, W), each normalised by its own statistics on its way through the network. Where
@@ -104,17 +104,17 @@ def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:
 
 
 def _of_type(array: Array, dtype: np.dtype) -> Array:
-    """Floats in ``dtype``; integers are keys and counters, and stay."""
+    """Convert floats to ``dtype``; integers are keys and counters, and stay."""
     return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
 
 
 def select_runs(tree: Params, runs: Array) -> Params:
-    """The same for some of the runs only, by index or mask along the run axis."""
+    """Return the parameters or states of some of the runs only, by index or mask along the run axis."""
     return {layer: {name: a[runs] for name, a in arrays.items()} for layer, arrays in tree.items()}
 
 
 def copy_tree(tree: Params) -> Params:
-    """A copy that shares no array."""
+    """Return a copy of parameters or states that shares no array with them."""
     return {layer: {name: a.copy() for name, a in arrays.items()} for layer, arrays in tree.items()}
 
 
@@ -126,7 +126,7 @@ def mlp(
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
 ) -> Network:
-    """Fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b.
+    """Build fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b.
 
     Dropout, if any, follows every nonlinearity.
     """
@@ -151,7 +151,7 @@ def cnn(
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
 ) -> Network:
-    """Stages of convolution, norm, nonlinearity and 2 × 2 max pooling, then K logits W u + b.
+    """Build stages of convolution, norm, nonlinearity and 2 × 2 max pooling, then K logits W u + b.
 
     Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits.
     """

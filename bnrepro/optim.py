@@ -19,17 +19,17 @@ import numpy as np
 from .layers import Array, Arrays, require
 
 Params = dict[str, Arrays]
-"""layer → parameter name → array (R, ...)."""
+"""Parameters, or what has their layout: layer → parameter name → array (R, ...)."""
 
 Weights = Mapping[str, tuple[str, ...]]
-"""layer → the names of those of its parameters that are weights."""
+"""The parameters that are weights: layer → their names."""
 
 
 class Optimizer(Protocol):
-    """How parameters follow gradients; a dataclass whose fields are settings."""
+    """A rule by which parameters follow gradients; a dataclass whose fields are settings."""
 
     linear: ClassVar[bool] = False
-    """Whether it sees gradients only times the learning rate. Its ``update`` is then given them multiplied by it: the
+    """Whether the optimiser sees gradients only times the learning rate. Its ``update`` is then given that product: the
     training loop does that to the gradient of the logits, which is far smaller than those of the parameters."""
 
     @abstractmethod
@@ -59,36 +59,36 @@ def _zeros_like(params: Params) -> Params:
 
 
 def _like(lr: Array, p: Array) -> Array:
-    """Lr (R,), shaped to broadcast against the parameter p."""
+    """Shape the learning rates (R,) to broadcast against the parameter p."""
     return lr.reshape(-1, *[1] * (p.ndim - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Decayed(Optimizer):
-    """What all optimisers share: weight decay, and the walk over the parameters."""
+    """Base of all optimisers: weight decay, and the walk over the parameters."""
 
     weight_decay: float
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check that every setting is in its range."""
         require(0 <= self.weight_decay < np.inf, f"weight_decay={self.weight_decay}", "at least 0, and finite")
 
     def _leaves(self, params: Params, weights: Weights) -> Iterator[tuple[str, str, Array, float]]:
-        """For every parameter: its layer, its name, itself, its decay."""
+        """Yield for every parameter: its layer, its name, itself, its decay."""
         for layer, arrays in params.items():
             for name, p in arrays.items():
                 yield layer, name, p, self.weight_decay if name in weights.get(layer, ()) else 0.0
 
 
 class _Linear(_Decayed):
-    """Those that see gradients only times the learning rate."""
+    """Base of the optimisers that see gradients only times the learning rate."""
 
     linear = True
 
     def _steps(
         self, params: Params, grads: Params, lr: Array, weights: Weights, scaled: bool
     ) -> Iterator[tuple[str, str, Array, Array]]:
-        """For every parameter: its layer, its name, itself, the learning rate times its decayed gradient."""
+        """Yield for every parameter: its layer, its name, itself, the learning rate times its decayed gradient."""
         for layer, name, p, decay in self._leaves(params, weights):
             g = grads[layer][name]
             step = g if scaled else _like(lr, p) * g
@@ -106,7 +106,7 @@ class SGD(_Linear):
     def update(
         self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
     ) -> None:
-        """Make one step, in place."""
+        """Make one step in place: θ ← θ − lr · g."""
         for _, _, p, step in self._steps(params, grads, lr, weights, scaled):
             p -= step
 
@@ -121,7 +121,7 @@ class Momentum(_Linear):
     momentum: float
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that every setting is in its range."""
         super().__post_init__()
         require(0 <= self.momentum < 1, f"momentum={self.momentum}", "at least 0 and below 1")
 
@@ -132,7 +132,7 @@ class Momentum(_Linear):
     def update(
         self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
     ) -> None:
-        """Make one step, in place."""
+        """Make one step in place: v ← momentum · v − lr · g;  θ ← θ + v."""
         for layer, name, p, step in self._steps(params, grads, lr, weights, scaled):
             v = state[layer][name]
             v *= self.momentum
@@ -147,7 +147,7 @@ class Adagrad(_Decayed):
     eps: float
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that every setting is in its range."""
         super().__post_init__()
         require(0 < self.eps < np.inf, f"eps={self.eps}", "above 0, and finite")
 
@@ -158,7 +158,7 @@ class Adagrad(_Decayed):
     def update(
         self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
     ) -> None:
-        """Make one step, in place."""
+        """Make one step in place: h ← h + g²;  θ ← θ − lr · g / (√h + eps)."""
         for layer, name, p, decay in self._leaves(params, weights):
             g, h = grads[layer][name], state[layer][name]
             if decay:
@@ -168,7 +168,7 @@ class Adagrad(_Decayed):
 
 
 class LearningRateSchedule(Protocol):
-    """How the learning rate changes during training; a dataclass whose fields are settings."""
+    """A rule by which the learning rate changes during training; a dataclass whose fields are settings."""
 
     @abstractmethod
     def __call__(self, step: int) -> float:
@@ -178,7 +178,7 @@ class LearningRateSchedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant(LearningRateSchedule):
-    """The learning rate stays as it is."""
+    """Keep the learning rate as it is."""
 
     def __call__(self, step: int) -> float:
         """Return what the learning rate is multiplied by after ``step`` updates."""
@@ -191,7 +191,7 @@ class _Decay(LearningRateSchedule):
     factor: float
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that every setting is in its range."""
         require(self.every >= 1, f"every={self.every}", "a number of steps")
         require(0 < self.factor <= 1, f"factor={self.factor}", "above 0 and at most 1")
 
@@ -207,7 +207,7 @@ class StepDecay(_Decay):
 
 @dataclass(frozen=True)
 class ExponentialDecay(_Decay):
-    """lr · factor^(step / every): smoothly, by ``factor`` in ``every`` steps.
+    """lr · factor^(step / every): the learning rate falls smoothly, by ``factor`` in ``every`` steps.
 
     The paper decays exponentially, and 6 times faster with batch norm (Section 4.2.1): ``every`` divided by 6.
     """

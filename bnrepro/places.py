@@ -1,4 +1,4 @@
-"""What is installed, and where: settings, experiments and reference data, ours and the user's own.
+"""Find what is installed, and where: settings, experiments and reference data, ours and the user's own.
 
 Ours stand beside the package in a checkout, and inside it once a wheel is installed. The user's own stand where the
 command is given: sweeps and other options in ``conf/GROUP/NAME.yaml``, experiments in ``experiments/NAME.py``. With
@@ -23,11 +23,11 @@ EXPERIMENTS = (CHECKOUT or PACKAGE) / "experiments"
 REFERENCE = CHECKOUT / "results" / "reference" if CHECKOUT else PACKAGE / "reference"
 
 _option_folders: list[Path] = []
-"""Folders of options of the last command: ours, that of the current folder, and those of ``--config-dir``."""
+"""The folders of options of the last command: ours, that of the current folder, and those of ``--config-dir``."""
 
 
 def installed_version() -> str:
-    """The version under which pip has installed the package.
+    """Return the version under which pip has installed the package.
 
     Raises:
         ImportError: if it has not. Under ``python -m``, SystemExit with the same line.
@@ -60,7 +60,7 @@ def use(runtime: Any) -> None:
 
 
 def find_experiment(name: str) -> Path | None:
-    """``experiments/NAME.py``, ours or the user's own, or None.
+    """Return the path ``experiments/NAME.py``, ours or the user's own, or None.
 
     Raises:
         InputError: if there is more than one.

@@ -1,4 +1,4 @@
-"""Where a result comes from: which code computed it, and on which machine."""
+"""Record where a result comes from: which code computed it, and on which machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOM = "recipe"
 
 @functools.cache
 def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) -> str:
-    """Digest of all code that computes results: other code may compute others.
+    """Return the digest of all code that computes results: other code may compute others.
 
     That is the module ``recipe``, the modules that define what ``names`` stand for, and whatever of this project or of
     the user's these import, found from their import statements; not what is installed, nor the package's
@@ -46,10 +46,7 @@ def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) ->
         path = _file(module, own, package)
         if path is None or module in found or path == package / "__init__.py":
             continue
-        tree = ast.parse(path.read_bytes())
-        text: list[str] = []
-        _write(tree, text)
-        found[module] = "".join(text)
+        tree, found[module] = _read(path.read_bytes())
         waiting += _imports(tree, module, is_package=path.name == "__init__.py")
     digest = hashlib.sha256()
     for module in sorted(found):
@@ -57,8 +54,16 @@ def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) ->
     return digest.hexdigest()[:16]
 
 
+@functools.cache
+def _read(source: bytes) -> tuple[ast.Module, str]:
+    """Parse a module, and write down what counts in it."""
+    tree, text = ast.parse(source), list[str]()
+    _write(tree, text)
+    return tree, "".join(text)
+
+
 def _file(module: str, own: str, package: Path) -> Path | None:
-    """The source of a module of this package or of the user's; None of what is installed, or is no module."""
+    """Return the source of a module of this package or of the user's; None of what is installed, or is no module."""
     top = module.partition(".")[0]
     if top == own:
         stem = package.joinpath(*module.split(".")[1:])
@@ -80,20 +85,20 @@ def _source(module: str) -> Path | None:
 
 @functools.cache
 def _is_installed(top: str) -> bool:
-    """Whether a top-level module is not the user's own: of the standard library, built in, or from a package."""
+    """Tell whether a top-level module is not the user's own: of the standard library, built in, or from a package."""
     path = _source(top)
     folders = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return top in sys.stdlib_module_names or (path is not None and not folders.isdisjoint(path.parents))
 
 
 def _with_parents(dotted: str) -> Iterator[str]:
-    """Every module that a dotted name may mean, with the packages around it."""
+    """Return every module that a dotted name may mean, with the packages around it."""
     parts = dotted.split(".")
     return (".".join(parts[:i]) for i in range(1, len(parts) + 1))
 
 
 def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
-    """Every module that the import statements of a module may mean, with the packages around it."""
+    """Return every module that the import statements of a module may mean, with the packages around it."""
     for node in _walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -116,7 +121,7 @@ def _is_for_types_only(node: ast.AST) -> bool:
 
 
 def _counts(node: ast.AST) -> bool:
-    """Whether a statement can change a number: docstrings, of attributes too, can't."""
+    """Tell whether a statement can change a number: docstrings, of attributes too, can't."""
     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return not is_text and not _is_for_types_only(node)
 
@@ -152,7 +157,7 @@ def _write(node: object, text: list[str]) -> None:
 
 @functools.cache
 def software() -> dict[str, Any]:
-    """The version of this package, and the commit of this checkout, if it is one."""
+    """Return the version of this package, and the commit of this checkout, if it is one."""
     commit = ""
     if places.CHECKOUT:  # else git might tell the commit of a project around the installed package
         command = ["git", "-C", str(places.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -162,7 +167,7 @@ def software() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """All but the code that can matter to the bits of a result, as this process has it.
+    """Return all but the code that can matter to the bits of a result, as this process has it.
 
     Versions; the instruction sets that NumPy found besides its baseline; and the BLAS that NumPy runs on: its name and
     version, its kernel and its threads in force.

@@ -1,4 +1,4 @@
-"""From the settings of runs to their training: with all that it imports, whatever can change a number.
+"""Turn the settings of runs into their training: with all that it imports, whatever can change a number.
 
 The digest of the code that is stored with a result is that of this module's import closure within the project
 (:func:`bnrepro.provenance.code_digest`). So what can't change a number, such as a download, a check of what the user
@@ -43,13 +43,13 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 
 @dataclass(frozen=True)
 class Init:
-    """How weights are drawn; ``std`` is that of scheme ``normal``, and None with the others."""
+    """The scheme by which weights are drawn; ``std`` is that of scheme ``normal``, and None with the others."""
 
     scheme: Annotated[str, Setting(names=True)]
     std: Positive | None
 
     def __post_init__(self) -> None:
-        """Check the name."""
+        """Check that the scheme is known, and that ``normal`` has a standard deviation."""
         INITIALIZERS.resolve(self.scheme, "scheme")
         if self.scheme != "normal":
             object.__setattr__(self, "std", None)
@@ -57,12 +57,12 @@ class Init:
             raise ValueError("std=null: scheme normal needs one above 0")
 
     def build(self) -> Initializer:
-        """Return the function that draws."""
+        """Return the function that draws the weights."""
         return INITIALIZERS.resolve(self.scheme, "scheme") if self.std is None else Normal(self.std)
 
 
 class Architecture(Protocol):
-    """What builds networks; a dataclass whose fields are settings."""
+    """A builder of networks; a dataclass whose fields are settings."""
 
     @abstractmethod
     def build(self, classes: int) -> Network:
@@ -71,13 +71,13 @@ class Architecture(Protocol):
 
     @property
     def least_batch(self) -> int:
-        """How many examples a training mini-batch must have."""
+        """Return how many examples a training mini-batch must have."""
         return 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Architecture):
-    """What the project's own architectures are built from."""
+    """Base of the project's own architectures: the settings that all of them are built from."""
 
     activation: Annotated[str, Setting(names=True, column="activation")]
     norm: Annotated[str, Setting(names=True, column="norm")]
@@ -86,13 +86,13 @@ class Model(Architecture):
     init: Annotated[Init, Setting(per_run=True)]
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check that activation and norm are known."""
         ACTIVATIONS.resolve(self.activation, "activation")
         NORMS.resolve(self.norm, "norm")
 
     @functools.cached_property
     def normalization(self) -> Norm | None:
-        """The norm, with its options; layers have no state, so one serves all places."""
+        """Return the norm, with its options; layers have no state, so one serves all places."""
         norm = NORMS.resolve(self.norm, "norm")
         return norm(**self.norm_options) if norm else None
 
@@ -105,34 +105,34 @@ class Model(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class MLP(Model):
-    """Fully connected: ``model=mlp``."""
+    """A fully connected network: ``model=mlp``."""
 
     hidden: Annotated[list[Count], Field(min_length=1)]
 
     def build(self, classes: int) -> Network:
-        """Return the network of one run."""
+        """Return the network of one run, with one logit per class."""
         return mlp(self.hidden, classes, *self.parts())
 
     @property
     def least_batch(self) -> int:
-        """How many examples a training mini-batch must have: a feature has one value in each."""
+        """Return how many examples a training mini-batch must have: a feature has one value in each."""
         return self.normalization.least_values if self.normalization else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNN(Model):
-    """Convolutional: ``model=cnn``."""
+    """A convolutional network: ``model=cnn``."""
 
     channels: Annotated[list[Count], Field(min_length=1)]
     kernel: Count
 
     def __post_init__(self) -> None:
-        """Check the kernel too."""
+        """Check the names, and that the kernel is odd."""
         super().__post_init__()
         require(self.kernel % 2 == 1, f"kernel={self.kernel}", "odd, so that images keep their size")
 
     def build(self, classes: int) -> Network:
-        """Return the network of one run."""
+        """Return the network of one run, with one logit per class."""
         return cnn(self.channels, self.kernel, classes, *self.parts())
 
 
@@ -141,7 +141,7 @@ MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN}, base=Archite
 
 @dataclass(frozen=True)
 class Training(Schedule):
-    """How long a run trains, in which arithmetic, and what is measured on the way."""
+    """The settings of how long a run trains, in which arithmetic, and what is measured on the way."""
 
     steps: Annotated[Count, Setting(column="steps")]
     batch_size: Count
@@ -163,15 +163,15 @@ class Run:
     train: Training
     diagnostics: Annotated[list[str], Setting(names=True)]
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True), Setting(per_run=True, column="seed")]
-    """Below 2^63, which is what SQLite can hold."""
+    """The seed of weights and mini-batches; below 2^63, which is what SQLite can hold."""
 
     def measured(self) -> dict[str, Diagnostic]:
-        """The diagnostics, by their names."""
+        """Return the diagnostics, by their names."""
         return {name: MEASURES.resolve(name, "diagnostics") for name in self.diagnostics}
 
 
 def specification(runs: Sequence[Run], data: Dataset) -> Specification:
-    """What the training loop needs to know of runs that can be trained in lock-step."""
+    """Return what the training loop needs to know of runs that can be trained in lock-step."""
     first = runs[0]
     return Specification(
         networks=[run.model.value.build(data.classes) for run in runs],
@@ -191,13 +191,13 @@ Status = Literal["done", "diverged", "failed"]
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of one run; the rows of what was measured have the columns of the tables that store them."""
+    """The end of one run; the rows of what was measured have the columns of the tables that store them."""
 
     status: Status = "done"
     test_accuracy: float | None = None
-    """On the whole test set after the last step; None unless done."""
+    """The accuracy on the whole test set after the last step; None unless done."""
     diverged_at: int | None = None
-    """Updates done before the loss left the finite range."""
+    """The number of updates done before the loss left the finite range."""
     curves: list[Row] = field(default_factory=list)
     layers: list[Row] = field(default_factory=list)
     units: list[Row] = field(default_factory=list)

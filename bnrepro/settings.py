@@ -21,20 +21,20 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting is to a run; what is not declared is as the defaults here say.
+    """The declaration of what a setting is to a run; what is not declared is as the defaults here say.
 
     A setting with a default in its dataclass is left out of the identity of a run where it has that value. So a
     setting that is added later, with the value that runs have had until then, leaves their identities as they are.
     """
 
     identity: bool = True
-    """Whether another value makes another run."""
+    """Whether another value of the setting makes another run."""
     per_run: bool = False
-    """Whether runs that differ in it can be trained in lock-step."""
+    """Whether runs that differ in the setting can be trained in lock-step."""
     column: str | None = None
-    """Its own name as a column of table ``runs``; without one, the column has the dotted key."""
+    """The setting's own name as a column of table ``runs``; without one, the column has the dotted key."""
     key: str | None = None
-    """Its dotted key, if it does not stand under the name of the field."""
+    """The setting's dotted key, if it does not stand under the name of the field."""
     names: bool = False
     """Whether the value names something, which may be by import path."""
     described_by: str | None = None
@@ -42,7 +42,7 @@ class Setting:
 
 
 def declarations(cls: type) -> Mapping[str, tuple[Setting, Any]]:
-    """The settings that a dataclass declares: for the name of each field, what it is to a run, and its type."""
+    """Return the settings that a dataclass declares: by the name of each field, what it is to a run, and its type."""
     return _declarations(cast(Hashable, cls))
 
 
@@ -67,7 +67,7 @@ class Table(Generic[T]):
         has_settings: bool = True,
         instance: type | None = None,
     ) -> None:
-        """Take the entries.
+        """Keep what the short names stand for, and what a user's own must be.
 
         Args:
             entries: what each short name stands for.
@@ -128,30 +128,30 @@ class Choice(Generic[T_co]):
 
     @functools.cached_property
     def identity(self) -> str:
-        """What of it makes another run, as JSON."""
+        """Return what of the choice makes another run, as JSON."""
         return to_json(describe(self, defaults=False))
 
     @functools.cached_property
     def shared(self) -> str:
-        """What of it must be equal for runs in lock-step, as JSON."""
+        """Return what of the choice must be equal for runs in lock-step, as JSON."""
         return to_json(describe(self, defaults=False, per_run=False))
 
     @functools.cached_property
     def paths(self) -> frozenset[str]:
-        """The import paths by which it names things."""
+        """Return the import paths by which the choice names things."""
         return frozenset(name for name in names(self) if "." in name)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether a result would be the same."""
+        """Tell whether a result would be the same with the other choice."""
         return isinstance(other, Choice) and self.identity == other.identity
 
     def __hash__(self) -> int:
-        """Hash the identity."""
+        """Hash what the choice is compared by."""
         return hash(self.identity)
 
 
 def describe(value: Any, *, defaults: bool, per_run: bool = True) -> dict[str, Any]:
-    """The settings of a dataclass, or of a choice of one, that make a run, as plain values by dotted layout.
+    """Return the settings of a dataclass, or of a choice of one, that make a run, as plain values by dotted layout.
 
     Args:
         value: the dataclass.
@@ -182,7 +182,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def names(value: Any) -> Iterator[str]:
-    """All names that the settings of a dataclass, or of a choice of one, have for things."""
+    """Yield all names that the settings of a dataclass, or of a choice of one, have for things."""
     if isinstance(value, Choice):
         yield value.name
         value = value.value
@@ -195,7 +195,7 @@ def names(value: Any) -> Iterator[str]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested settings, by their dotted keys; an empty group has none."""
+    """Yield the leaves of nested settings, by their dotted keys; an empty group has none."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")

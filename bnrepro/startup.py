@@ -1,4 +1,4 @@
-"""Before Hydra composes settings: what it has to know besides ``conf/``, and what a process of this program needs."""
+"""Prepare what Hydra has to know before it composes settings, and what a process of this program needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from .places import CONF, VERSION
 
 VERSION_BASE = {"version_base": "1.3"} if version("hydra-core").startswith("1.3.") else {}
-"""Hydra 1.3 warns without it, and 1.4, which has the one behaviour only, warns with it."""
+"""The keyword without which Hydra 1.3 warns; 1.4, which has the one behaviour only, warns with it."""
 
 SHELL = {
     "install=bash": """\
@@ -34,7 +34,7 @@ complete -o nospace -o default -F _bnrepro_by_python python python3""",
 
 
 def answer(arguments: Sequence[str]) -> str | None:
-    """What Hydra would answer for itself, or wrongly, or None: ``--version``, and completion under ``python -m``.
+    """Return what Hydra would answer for itself, or wrongly, or None: ``--version``, and ``python -m``'s completion.
 
     Args:
         arguments: as in ``sys.argv``.
@@ -58,7 +58,7 @@ def begin() -> None:
 
 
 class OwnOptions(SearchPathPlugin):
-    """Options are found in ``conf/`` of the current folder too."""
+    """A plugin of Hydra that finds options in ``conf/`` of the current folder too."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folder, if there is one."""

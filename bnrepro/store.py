@@ -79,7 +79,7 @@ MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "
 """The tables of what was measured, and what tells apart the rows of one run in each."""
 
 CLAIM_SECONDS = 30.0
-"""A claim whose owner has not been heard of for so long is void."""
+"""The time after which a claim whose owner has not been heard of is void."""
 
 ADVICE = {
     sqlite3.SQLITE_FULL: "; with more space, the same command goes on",
@@ -88,12 +88,12 @@ ADVICE = {
     sqlite3.SQLITE_CORRUPT: "; move it away or name another results_dir",
     sqlite3.SQLITE_NOTADB: "; move it away or name another results_dir",
 }
-"""What to do, by the primary error code of SQLite."""
+"""The words on what to do, by the primary error code of SQLite."""
 
 
 @dataclass
 class RunResult(Outcome):
-    """What became of one run, and where."""
+    """The end of one run, and where it came from."""
 
     config: RunConfig
     seconds: float = 0.0
@@ -102,7 +102,7 @@ class RunResult(Outcome):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """The row of table ``runs``."""
+        """Return the row of table ``runs``."""
         settings = self.config.to_dict()
         leaves = dict(flatten(settings))
         return (
@@ -134,7 +134,7 @@ class Results:
         self._measured = {"curves": curves, "layers": layers, "units": units}
 
     def __repr__(self) -> str:
-        """How many runs there are, how they ended, and which settings vary."""
+        """Say how many runs there are, how they ended, and which settings vary."""
         count = len(self.runs)
         text = f"{count} run{'s' * (count != 1)}"
         ended = self.runs["status"].tolist() if "status" in self.runs else []
@@ -144,12 +144,12 @@ class Results:
 
     @functools.cached_property
     def varying(self) -> list[str]:
-        """The settings that are not the same in all runs that have them, by their columns in ``runs``."""
+        """Return the settings that are not the same in all runs that have them, by their columns in ``runs``."""
         settings = filter(_is_setting, self.runs)
         return [str(name) for name in settings if len({*map(str, self.runs[name].dropna())}) > 1]
 
     def table(self, name: str) -> pd.DataFrame:
-        """Table ``runs``, or one of the others as it was measured, without settings."""
+        """Return table ``runs``, or one of the others as it was measured, without settings."""
         if name == "runs":
             return self.runs
         table = self._measured[name]
@@ -169,22 +169,22 @@ class Results:
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
-        """Run × step."""
+        """Return what was measured of each run: a row per run × step."""
         return self._with_settings("curves")
 
     @functools.cached_property
     def layers(self) -> pd.DataFrame:
-        """Run × step × layer."""
+        """Return what was measured of each layer: a row per run × step × layer."""
         return self._with_settings("layers")
 
     @functools.cached_property
     def units(self) -> pd.DataFrame:
-        """Run × step × unit of the last hidden layer."""
+        """Return what was measured of each unit of the last hidden layer: a row per run × step × unit."""
         return self._with_settings("units")
 
 
 def _hashable(value: Any) -> Any:
-    """Lists as a command line has them, so that rows can be grouped by them."""
+    """Write lists as a command line has them, so that rows can be grouped by them."""
     return to_override(value) if isinstance(value, list | dict) else value
 
 
@@ -270,7 +270,7 @@ class Store:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection in autocommit mode; what SQLite can't do, and settings that are damaged, are bad input."""
+        """Connect in autocommit mode; what SQLite can't do, and settings that are damaged, are bad input."""
         try:
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             try:
@@ -288,7 +288,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose changes are on the disk, all of them, once this ends without an error, and else none."""
+        """Connect so that all changes are on the disk once this ends without an error, and else none."""
         with self._connect() as db:
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA synchronous = EXTRA")  # on the disk even if the power goes right after
@@ -316,18 +316,18 @@ class Store:
                     _insert(db, table, [{"run": run} | row for row in getattr(result, table)])
 
     def finished(self) -> set[tuple[str, str]]:
-        """``(run_id, code)`` of the runs that are done or diverged."""
+        """Return ``(run_id, code)`` of the runs that are done or diverged."""
         with self._connect() as db:
             return set(_finished(db))
 
     def settings(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
+        """Return ``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
         with self._connect() as db:
             sql = "SELECT run_id, code, config FROM runs WHERE status != 'failed' ORDER BY run_id, code"
             return [(run_id, code, json.loads(config)) for run_id, code, config in db.execute(sql)]
 
     def of_other_code(self, runs: Iterable[RunConfig]) -> dict[str, str]:
-        """Those of ``runs`` that only other code has finished: their ids, and the last code that did."""
+        """Return those of ``runs`` that only other code has finished: their ids, and the last code that did."""
         with self._connect() as db:
             finished = _finished(db)
         last, known = dict(finished), set(finished)
@@ -374,7 +374,7 @@ class Store:
             db.execute("DELETE FROM claims WHERE owner = ?", [owner])
 
     def load(self, runs: Iterable[RunConfig] | None = None) -> Results:
-        """What the code in place has stored of ``runs``; by default all runs, each by the code that stored it last.
+        """Load what the code in place has stored of ``runs``; by default all runs, by the code that stored them last.
 
         The DataFrames are in an order that does not depend on who finished first. Table ``runs`` has every setting as
         a column with a dotted name, except those with a column of their own. The others are read at first use.
@@ -418,7 +418,7 @@ def _key(run: RunConfig) -> tuple[str, str]:
 
 
 def _finished(db: sqlite3.Connection) -> list[tuple[str, str]]:
-    """In the order in which they were stored."""
+    """Return the finished runs in the order in which they were stored."""
     return db.execute("SELECT run_id, code FROM runs WHERE status != 'failed' ORDER BY run").fetchall()
 
 
@@ -428,7 +428,7 @@ def _is_finished(db: sqlite3.Connection, key: tuple[str, str]) -> bool:
 
 
 def _is_alive(host: str, pid: int, seen: float) -> bool:
-    """Whether a process that claimed something can be thought to be at work."""
+    """Tell whether a process that claimed something can be thought to be at work."""
     if abs(time.time() - seen) > CLAIM_SECONDS:  # a clock may have been set back
         return False
     if host == platform.node() and os.name == "posix":  # elsewhere, signal 0 is not harmless
@@ -442,7 +442,7 @@ def _is_alive(host: str, pid: int, seen: float) -> bool:
 
 
 def _versions(runs: pd.DataFrame) -> int:
-    """How many versions of the code the runs are from; a class by its import path is computed by more files."""
+    """Count the versions of the code that the runs are from; a class by its import path is computed by more files."""
     named = [frozenset(re.findall(r'"(\w+\.[\w.]+)"', config)) for config in runs["config"]]
     return max(runs.groupby(named)["code"].nunique(), default=0)
 
@@ -463,11 +463,11 @@ def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> N
 
 
 CHOSEN = "(SELECT value FROM json_each(?))"
-"""A JSON list of any length as a parameter."""
+"""The expression for a JSON list of any length as a parameter."""
 
 
 def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataFrame:
-    """The rows of chosen runs; NULL is NaN in a column of numbers, even if it is NULL in every row."""
+    """Read the rows of chosen runs; NULL is NaN in a column of numbers, even if it is NULL in every row."""
     import pandas as pd
 
     types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})") if name != "run"}
@@ -481,7 +481,7 @@ def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataF
 
 
 def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
-    """From schema 2, whose ids were of all settings: now a norm's options that are at its default are left out."""
+    """Migrate from schema 2, whose ids were of all settings: a norm's options at its default are left out now."""
     for run, text in db.execute("SELECT run, config FROM runs").fetchall():
         settings = json.loads(text)
         model = settings["model"]
@@ -497,4 +497,4 @@ def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms}
-"""From each earlier schema to this one."""
+"""The function that migrates each earlier schema to this one."""

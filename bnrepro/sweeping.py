@@ -47,7 +47,7 @@ POLL = 1.0
 
 
 def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig]:
-    """The runs of nested grids around the settings ``base``: every combination once, the first key slowest.
+    """Return the runs of nested grids around the settings ``base``: every combination once, the first key slowest.
 
     Raises:
         InputError: if a grid is empty, or a value in it is not allowed.
@@ -79,7 +79,7 @@ def _axes(grid: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, list[Any]
 
 
 def _combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) -> Iterator[RunConfig]:
-    """Every combination; each part of a run is parsed once and shared by all runs that have it."""
+    """Yield every combination; each part of a run is parsed once and shared by all runs that have it."""
     check_run_keys(_changed(base, [(path, values[0]) for path, values in axes]))
     axes_of = {key: [i for i, (path, _) in enumerate(axes) if path[0] == key] for key in RUN_KEYS}
     parsed: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -95,7 +95,7 @@ def _combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) ->
 
 
 def _changed(settings: Mapping[str, Any], changes: Sequence[tuple[Keys, Any]]) -> dict[str, Any]:
-    """A copy of the settings with the changes."""
+    """Return a copy of the settings with the changes."""
     changed = copy.deepcopy(dict(settings))
     for path, value in changes:
         node = changed
@@ -110,9 +110,9 @@ def _changed(settings: Mapping[str, Any], changes: Sequence[tuple[Keys, Any]]) -
 def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None = None) -> list[list[RunConfig]]:
     """Cut runs into groups that can train in lock-step, of at most ``group_size`` runs.
 
-    By default as large as pays (``MAX_GROUP``), and no larger than lets all workers finish at about the same time.
-    Runs of one seed stay together, since they share mini-batches. What seems to take longest comes first, so that the
-    last to end are short.
+    By default groups are as large as pays (``MAX_GROUP``), and no larger than lets all workers finish at about the
+    same time. Runs of one seed stay together, since they share mini-batches. What seems to take longest comes first,
+    so that the last to end are short.
     """
     if group_size is None:
         rounds = math.ceil(len(runs) / (MAX_GROUP * workers))
@@ -129,7 +129,7 @@ def form_groups(runs: Sequence[RunConfig], workers: int, group_size: int | None 
 
 
 def _seeming_length(group: Sequence[RunConfig]) -> tuple[int, int, bool]:
-    """To compare by: examples to be trained on, runs, and whether they are normalised, which takes a fifth more."""
+    """Return what groups are ordered by: examples to train on, runs, and normalised or not (a fifth more time)."""
     run, model = group[0], group[0].model.value
     normalised = isinstance(model, Model) and model.normalization is not None
     return run.train.steps * run.train.batch_size, len(group), normalised
@@ -174,7 +174,7 @@ def train_group(
 
 
 def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
-    """Every data set of the runs, once.
+    """Load every data set of the runs, once.
 
     Raises:
         InputError: if one can't be loaded, or is smaller than a mini-batch.
@@ -232,7 +232,7 @@ def _claims(store: Store, owner: str) -> Iterator[None]:
 
 
 class _Driver:
-    """Keeps workers busy, until every run has ended."""
+    """The loop that keeps workers busy, until every run has ended."""
 
     def __init__(
         self, store: Store, owner: str, started: Workers, compute: Compute, progress: Progress, force: bool
@@ -246,7 +246,7 @@ class _Driver:
         training anywhere, so that no neighbour can have taken the memory."""
         self.suspected: set[str] = set()
         self.elsewhere: list[RunConfig] = []
-        """Runs that another sweep had claimed."""
+        """The runs that another sweep had claimed."""
 
     def drive(self, missing: Sequence[RunConfig]) -> None:
         """Train what is missing."""
@@ -315,19 +315,19 @@ class _Driver:
 
 
 def without(runs: Sequence[RunConfig], finished: set[tuple[str, str]]) -> list[RunConfig]:
-    """The runs that are not finished by the code in place, in their order."""
+    """Return the runs that are not finished by the code in place, in their order."""
     return [run for run in runs if (run.run_id, run.code) not in finished]
 
 
 def tell_apart(some: Sequence[RunConfig], runs: Sequence[RunConfig]) -> list[str]:
-    """For each of ``some``, its settings that are not the same in all ``runs``, as a command line has them."""
+    """Write for each of ``some`` its settings that are not the same in all ``runs``, as a command line has them."""
     keys = varying([run.to_dict() for run in runs])
     flat = [dict(flatten(run.to_dict())) for run in some]
     return [" ".join(f"{key}={to_override(run[key])}" for key in keys if key in run) or "the only run" for run in flat]
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The dotted keys of settings whose values are not the same in all that have them."""
+    """Return the dotted keys of settings whose values are not the same in all that have them."""
     values: dict[str, set[str]] = {}
     for each in settings:
         for key, value in flatten(each):
@@ -336,17 +336,17 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]:
-    """A bar in a terminal or a notebook; elsewhere one that shows nothing, whose ``disable`` is true."""
+    """Return a bar in a terminal or a notebook; elsewhere one that shows nothing, whose ``disable`` is true."""
     in_notebook = any(part.__module__ == "tqdm.notebook" for part in auto.tqdm.__mro__)
     shown = in_notebook or sys.stderr.isatty()
     return auto.tqdm(total=total, unit=unit, disable=not shown, leave=leave, dynamic_ncols=True)
 
 
 class Progress:
-    """How many runs have ended, and when the rest will have: a bar in a terminal, else a line every few seconds."""
+    """A display of how many runs have ended, and when the rest will: a bar in a terminal, else a line now and then."""
 
     def __init__(self, total: int) -> None:
-        """``total`` runs are to be trained."""
+        """Begin with none of the ``total`` runs trained."""
         self.total, self.ended = total, 0
         self.failed: list[RunResult] = []
         self._noted: set[str] = set()
@@ -367,7 +367,7 @@ class Progress:
             self._bar.close()
 
     def found(self, count: int) -> None:
-        """So many runs have been trained by another process."""
+        """Count so many runs that another process has trained."""
         self.total -= count
         self._bar.total = self.total
         if self.ended == self.total:

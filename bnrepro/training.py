@@ -31,7 +31,7 @@ POPULATION_BATCHES = 50
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and what to measure on the way.
+    """The length of training, and what is measured on the way.
 
     Args:
         steps: updates of the parameters.
@@ -50,7 +50,7 @@ class Schedule:
 
     @property
     def measured_steps(self) -> list[int]:
-        """0, then growing by a half up to the even interval, then evenly up to the last step."""
+        """Return the steps to measure at: 0, growing by a half up to the even interval, evenly up to the last."""
         interval = max(1, self.steps // self.measurements)
         early = {0} | {n for k in range(64) if (n := int(1.5**k)) < interval}
         return sorted(early | {*range(interval, self.steps, interval), self.steps})
@@ -61,41 +61,41 @@ class Specification:
     """Everything that the training of R runs in lock-step depends on, besides the data."""
 
     networks: Sequence[Network]
-    """One per run, equal but for how the weights are drawn."""
+    """The network of each run, equal but for how the weights are drawn."""
     optimizer: Optimizer
     """The optimiser of all runs."""
     learning_rates: Sequence[float]
-    """One per run."""
+    """The learning rate of each run."""
     seeds: Sequence[int]
-    """One per run. Equal seeds draw equal weights (scaled) and equal mini-batches."""
+    """The seed of each run. Equal seeds draw equal weights (scaled) and equal mini-batches."""
     schedule: Schedule
     """How long to train, and what to measure."""
     lr_schedule: LearningRateSchedule
-    """What the learning rates are multiplied by after so many updates."""
+    """The factor on the learning rates after so many updates."""
     diagnostics: Mapping[str, Diagnostic]
-    """What to measure besides loss, accuracy and the norm of the gradient, by name; it changes no bit of these."""
+    """What is measured besides loss, accuracy and gradient norm, by name; it changes no bit of these."""
     dtype: np.dtype
     """The floating type of all arithmetic."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measured after ``step`` updates, on the runs that are still training (indices ``runs`` into the group)."""
+    """What is measured after ``step`` updates, on the runs still training (indices ``runs`` into the group)."""
 
     step: int
     runs: Array
     train_loss: Array
-    """(R,) mean cross-entropy on the probe batch, in nats."""
+    """The mean cross-entropy (R,) on the probe batch, in nats."""
     test_accuracy: Array
-    """(R,) in inference mode."""
+    """The test accuracy (R,) in inference mode."""
     gradient_norm: Array
-    """(R,) of all parameters together, on the probe batch."""
+    """The norm (R,) of the gradient of all parameters together, on the probe batch."""
     curve: dict[str, Array]
-    """What else the diagnostics found of each run: (R,) by name."""
+    """The columns that the diagnostics found of each run: (R,) by name."""
     layers: list[dict[str, Array]]
-    """What they found of each layer, from the first: (R,) by name."""
+    """The columns that the diagnostics found of each layer, from the first: (R,) by name."""
     units: dict[str, Array]
-    """What they found of each unit of the last hidden layer: (R, D) by name."""
+    """The columns that the diagnostics found of each unit of the last hidden layer: (R, D) by name."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Finished:
 
     runs: Array
     test_accuracy: Array
-    """(R,) on the whole test set, in inference mode."""
+    """The accuracy (R,) on the whole test set, in inference mode."""
 
 
 Event = Measurement | Diverged | Finished
@@ -135,7 +135,7 @@ class _Group:
         self.runs = np.arange(len(self.lr))
 
     def keep(self, mask: Array) -> None:
-        """Drop the other runs."""
+        """Drop all runs but these."""
         self.runs, self.lr = self.runs[mask], self.lr[mask]
         self.seeds = [seed for seed, kept in zip(self.seeds, mask, strict=True) if kept]
         self.params, self.state = select_runs(self.params, mask), select_runs(self.state, mask)
@@ -275,7 +275,7 @@ class _Probe:
         )
 
     def _taps_before(self, runs: Array) -> dict[str, Array] | None:
-        """The taps of the measurement before, of the runs that are left."""
+        """Return the taps of the measurement before, of the runs that are left."""
         if self.before is None:
             return None
         runs_before, taps = self.before
@@ -290,7 +290,7 @@ class _Probe:
         return evaluate(group.network, group.params, state, self.data, examples, self.spec.dtype)
 
     def _population_batches(self) -> Iterator[Array]:
-        """Mini-batches of the size trained on, from a stream that is the same for all runs."""
+        """Yield mini-batches of the size trained on, from a stream that is the same for all runs."""
         size, count = self.spec.schedule.batch_size, len(self.data.train_labels)
         for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
             yield to_float(self.data.train_images[None, batch], self.data.scale, self.spec.dtype)
@@ -305,7 +305,7 @@ def evaluate(
     examples: int | None = None,
     dtype: npt.DTypeLike = np.float32,
 ) -> Array:
-    """Test accuracy (R,) in inference mode, on this many evenly spaced test examples, or on all there are."""
+    """Return the test accuracy (R,) in inference mode, on so many evenly spaced test examples, or on all there are."""
     count = len(data.test_labels)
     chosen = evenly(count, examples or count)
     correct = np.zeros(1, int)
@@ -318,5 +318,5 @@ def evaluate(
 
 
 def evenly(count: int, wanted: int) -> Array:
-    """Indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
+    """Return the indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
     return np.linspace(0, count - 1, min(wanted, count)).astype(int)

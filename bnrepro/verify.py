@@ -1,4 +1,4 @@
-"""Is what is stored what training gives? A sample of the runs is trained again and compared bit for bit.
+"""Tell whether what is stored is what training gives: a sample of the runs is trained again and compared bit for bit.
 
 On another CPU or BLAS kernel sums are rounded in another order, and training amplifies the difference without bound.
 Measured on three kernels of OpenBLAS (SkylakeX, Haswell, Nehalem) in 256 runs (MLP and CNN, digits and MNIST, with and
@@ -34,7 +34,7 @@ HARDWARE = ["machine", "simd", "blas", "blas_kernel"]
 JUDGED = ["train_loss", "gradient_norm"]
 LAST_JUDGED_STEP = 1
 TOLERANCE = 1e-4
-"""A relative difference."""
+"""The relative difference that rounding on other hardware may make."""
 
 EQUAL, CLOSE, DIFFERS = "equal", "within tolerance", "differs"
 
@@ -86,7 +86,7 @@ def verify(store_folder: Path, sample: int, compute: Compute, dataset: Mapping[s
 
 
 def _of_this_code(store: Store, dataset: Mapping[str, Any]) -> list[RunConfig]:
-    """The finished runs of the code in place, by their ids; the others are named."""
+    """Return the finished runs of the code in place, by their ids; the others are named."""
     known: dict[str, Any] = {}
     for path in sorted(places.CONF.glob("dataset/*.yaml")):
         found: Any = OmegaConf.to_container(OmegaConf.load(path))
@@ -112,7 +112,7 @@ def _of_this_code(store: Store, dataset: Mapping[str, Any]) -> list[RunConfig]:
 
 
 def compare(stored: Results, here: Results) -> pd.DataFrame:
-    """A row for each stored run, by its id: what differs, since which step, by how much early on, and the verdict."""
+    """Return a row for each stored run, by its id: what differs, since which step, how much early on, the verdict."""
     import pandas as pd
 
     parts = []
@@ -143,14 +143,14 @@ def compare(stored: Results, here: Results) -> pd.DataFrame:
 
 
 def _relative(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The difference over the larger of both: 0 if they are equal, infinite if one is not a number."""
+    """Return the difference over the larger of both: 0 if they are equal, infinite if one is not a number."""
     same = (a == b) | (a.isna() & b.isna())
     larger = a.abs().where(a.abs() > b.abs(), b.abs())
     return ((a - b).abs() / larger).fillna(np.inf).mask(same, 0.0)
 
 
 def _provenance(stored: Results, here: Results, runs: pd.Index) -> pd.DataFrame:
-    """Where and with what the runs were computed, side by side."""
+    """Say where and with what the runs were computed, side by side."""
     import pandas as pd
 
     names = ["code", *software(), *environment()]

@@ -1,4 +1,4 @@
-"""Where groups are trained: in this process, in others of this machine, or on a Dask cluster.
+"""Train groups where settings say: in this process, in others of this machine, or on a Dask cluster.
 
 All take a task and return a future of its result, so that whoever drives a sweep knows at any moment which groups are
 in training, and a worker that dies takes no other's group with it. Calling ``joblib.Parallel`` would be shorter, but
@@ -42,18 +42,18 @@ Task = Callable[[Sequence[RunConfig], Dataset], Result]
 Data = Mapping[Choice[Source], Dataset]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
-"""Environment of workers. What threadpoolctl limits besides is limited there; Apple's Accelerate it does not know."""
+"""The environment of workers. What threadpoolctl knows is limited there; Apple's Accelerate it does not know."""
 
 CONNECT_SECONDS = 5
-"""How long a Dask scheduler may take to answer."""
+"""The time that a Dask scheduler may take to answer."""
 
 
 class Workers(Protocol):
-    """What trains groups, several at once."""
+    """The processes that train groups, several at once."""
 
     @property
     def count(self) -> int:
-        """How many groups can be in training at once, now; 0 if all workers are gone but some may come."""
+        """Return how many groups can be in training at once, now; 0 if all workers are gone but some may come."""
 
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
         """Call ``task(runs, data)`` in a worker, with the data set of the runs.
@@ -68,7 +68,7 @@ class WorkerDied(Exception):
 
 @contextlib.contextmanager
 def start(compute: Compute, data: Data) -> Iterator[Workers]:
-    """Workers with these data sets, which are ended in the end, whatever they do.
+    """Start workers with these data sets, which are ended in the end, whatever they do.
 
     Raises:
         InputError: if there is no room for the data sets, or no scheduler at the address given, or no Dask.
@@ -82,14 +82,14 @@ def start(compute: Compute, data: Data) -> Iterator[Workers]:
 
 
 def cause_of_death(error: BaseException) -> str | None:
-    """Why the worker of a task died, if that is why the task has no result."""
+    """Say why the worker of a task died, if that is why the task has no result."""
     distributed = sys.modules.get("distributed")  # which need not be installed
     died = (WorkerDied, distributed.KilledWorker) if distributed else WorkerDied
     return str(error) if isinstance(error, died) else None
 
 
 def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], data: Dataset) -> Result:
-    """In the worker."""
+    """Run the task in a worker, if the code there is the code of the sweep."""
     # For good, and not only around each training: those in other threads of a worker of Dask would set it back.
     threadpoolctl.threadpool_limits(1, user_api="blas")
     for run, expected in zip(runs, code, strict=True):
@@ -105,7 +105,7 @@ def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], da
 
 
 class _Inline:
-    """One group after another; a breakpoint in a layer stops there, and Ctrl-C comes through."""
+    """The training of one group after another; a breakpoint in a layer stops there, and Ctrl-C comes through."""
 
     count = 1
 
@@ -143,13 +143,13 @@ def _processes(compute: Parallel, data: Data) -> Iterator[Workers]:
 
 
 class _Processes:
-    """Each an executor of its own."""
+    """Worker processes of this machine, each with an executor of its own."""
 
     def __init__(self, count: int, folder: str, files: Mapping[Choice[Source], str]) -> None:
         self.count, self._files, self._folder = count, files, folder
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._last: dict[int, Future[Any]] = {}
-        """What each was last given."""
+        """The future that each worker was last given."""
         self._alive, self._held = Pipe(duplex=False)
         """Nothing is ever sent; the system closes the end that is held here as soon as this process has ended."""
 
@@ -167,7 +167,7 @@ class _Processes:
         return self._last[free]
 
     def end(self) -> None:
-        """Kill them, all at once, and wait until the last has ended."""
+        """Kill the workers, all at once, and wait until the last has ended."""
         if self._executors:
             with ThreadPoolExecutor(len(self._executors)) as pool:
                 list(pool.map(lambda executor: executor.shutdown(kill_workers=True), self._executors.values()))
@@ -176,7 +176,7 @@ class _Processes:
 
 
 def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Future[Result]:
-    """A future of the same, which raises WorkerDied where loky's tells the exit code in prose only."""
+    """Wrap a future: the new one raises WorkerDied where loky's tells the exit code in prose only."""
     outcome: Future[Result] = Future()
 
     def end(future: Future[Result]) -> None:
@@ -185,7 +185,7 @@ def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Fu
             processes = [*executor._processes.values()]  # the one; after this, loky forgets it
             for process in processes:
                 process.join(1)
-            codes = " or ".join(_spelled(process.exitcode) for process in processes)
+            codes = " or ".join(_status_text(process.exitcode) for process in processes)
             outcome.set_exception(WorkerDied(f"exit code {codes or 'unknown'}"))
         elif error:
             outcome.set_exception(error)
@@ -196,7 +196,7 @@ def _with_exit_code(future: Future[Result], executor: ProcessPoolExecutor) -> Fu
     return outcome
 
 
-def _spelled(exit_code: int | None) -> str:
+def _status_text(exit_code: int | None) -> str:
     with contextlib.suppress(ValueError):  # no signal
         return f"{signal.Signals(-(exit_code or 0)).name}({exit_code})"
     return "unknown" if exit_code is None else str(exit_code)
@@ -222,7 +222,7 @@ def _begin(alive: Connection, folder: str) -> None:
 
 
 def _end_with(alive: Connection, folder: str) -> None:
-    """End with the parent, however that ends; its number alone tells nothing on Windows, where it stays the same."""
+    """End this worker with its parent, however that ends; its number alone tells nothing on Windows, where it stays."""
     with contextlib.suppress(EOFError, OSError):
         alive.recv()
     shutil.rmtree(folder, ignore_errors=True)
@@ -235,7 +235,7 @@ def _work_on_file(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[
 
 @functools.cache
 def _load(file: str) -> Dataset:
-    """As memory maps, which all processes share."""
+    """Load a data set as memory maps, which all processes share."""
     dataset: Dataset = joblib.load(file, mmap_mode="r")
     return dataset
 

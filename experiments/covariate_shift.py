@@ -5,7 +5,7 @@
 - Santurkar et al. 2018 (Definition 2.1): the gradient of a layer changes when the layers before it are updated, with
   batch norm no less than without. Measured as ‖G − G'‖ and cos(G, G') (:func:`bnrepro.diagnostics.covariate_shift`).
 
-Both on the same runs, at equal learning rates::
+Both are measured on the same runs, at equal learning rates::
 
     python -m bnrepro +sweep=covariate_shift                  # trains what is missing, then shows this
     python -m bnrepro +sweep=covariate_shift dataset=mnist    # the same at the scale of the paper's Section 4.1
@@ -28,11 +28,12 @@ from matplotlib.patches import Patch
 
 from bnrepro import InputError, Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
 
 
 class Measure(NamedTuple):
-    """How a measure of internal covariate shift is drawn."""
+    """The way in which a measure of internal covariate shift is drawn."""
 
     title: str
     label: str
@@ -40,9 +41,10 @@ class Measure(NamedTuple):
     less_shift: str
 
 
-DRIFT, NORM, RELATIVE, COSINE = "drift", "‖G − G'‖", "‖G − G'‖ / ‖G‖", "cos(G, G')"
+DRIFT, NORM, COSINE = "drift", axis_label("layer", "shift_norm"), axis_label("layer", "shift_cosine")
+RELATIVE = f"{NORM} / ‖G‖"
 MEASURES = {
-    DRIFT: Measure("paper: inputs drift", "Wasserstein distance / σ", "log", "lower"),
+    DRIFT: Measure("paper: inputs drift", axis_label("layer", "drift_wasserstein"), "log", "lower"),
     NORM: Measure("critics: gradients change", NORM, "log", "lower"),
     RELATIVE: Measure("critics: gradients change", RELATIVE, "log", "lower"),
     COSINE: Measure("critics: gradients turn", COSINE, "linear", "higher"),
@@ -68,11 +70,11 @@ LEARNED = 0.9
 """Median final accuracy below which a point of a figure is that of networks which have not learned."""
 
 LEAST_SEEDS = 3
-"""Pairs of runs from which on a ratio has a confidence interval."""
+"""The number of pairs of runs from which on a ratio has a confidence interval."""
 
 
 def score(results: Results) -> pd.DataFrame:
-    """Per activation, norm and learning rate, the median over seeds of each run's mean over layers and measurements.
+    """Tabulate, per activation, norm and rate, the median over seeds of each run's mean over layers and measurements.
 
     - accuracy: final test accuracy, a diverged run counting as 0; diverged: how many runs did;
     - drift: 1-Wasserstein distance between the distributions of a unit's inputs at successive measurements, in units
@@ -103,7 +105,7 @@ def score(results: Results) -> pd.DataFrame:
 
 
 def _log_ratios(runs: pd.DataFrame) -> pd.DataFrame:
-    """Logarithms of the ratios of the measures to those without batch norm, paired by activation, rate and seed."""
+    """Return logarithms of the measures' ratios to those without batch norm, paired by activation, rate and seed."""
     pair = ["activation", "lr", "seed"]
     means = runs.groupby([*pair, "norm"], as_index=False)[COMPARED].mean()
     others, without = means[means["norm"] != "none"], means[means["norm"] == "none"]
@@ -129,7 +131,7 @@ def _two_digits(log: float) -> str:
 
 
 def _means(results: Results) -> pd.DataFrame:
-    """Table ``runs`` with the means that :func:`score` describes."""
+    """Return table ``runs`` with the means that :func:`score` describes."""
     steps = _steps(results)
     means = steps[steps["even"] & (steps["status"] == "done")].groupby("run_id")[AVERAGED].mean()
     runs = results.runs.assign(accuracy=_accuracy(results.runs), diverged=results.runs["status"] == "diverged")
@@ -137,12 +139,12 @@ def _means(results: Results) -> pd.DataFrame:
 
 
 def _accuracy(runs: pd.DataFrame) -> pd.Series:
-    """The final test accuracy, a diverged run counting as 0."""
+    """Return the final test accuracy, a diverged run counting as 0."""
     return runs["test_accuracy"].fillna(0.0)
 
 
 def _steps(results: Results) -> pd.DataFrame:
-    """A row per run and measured step: the run's settings, the measures as means over layers, and whether it is even.
+    """Return a row per run and measured step: the settings, the measures as means over layers, and whether it is even.
 
     Even is a measurement that comes one even interval after another; those before are spaced logarithmically.
     """
@@ -165,12 +167,12 @@ def _steps(results: Results) -> pd.DataFrame:
 
 
 def _interval(runs: pd.DataFrame) -> pd.Series:
-    """Steps from one even measurement to the next."""
+    """Return the number of steps from one even measurement to the next."""
     return (runs["steps"] // runs["train.measurements"]).clip(lower=1)
 
 
 def _present(results: Results) -> set[str]:
-    """The columns that this experiment shows and that hold anything.
+    """Return the columns that this experiment shows and that hold anything.
 
     Raises:
         InputError: if there are none.
@@ -186,7 +188,7 @@ def _present(results: Results) -> set[str]:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """``shift``: the measures against learning rate. The others, against steps, as far as the diagnostics allow."""
+    """Draw ``shift``, the measures against learning rate, and, where diagnostics allow, the others, against steps."""
     present = _present(results)
     activations = levels(results.runs["activation"], ACTIVATIONS)
     drawn = {}
@@ -201,7 +203,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def shift(results: Results) -> Figure:
-    """The paper's measure and its critics' against learning rate: a row per activation, a column per measure.
+    """Draw the paper's measure and its critics' against learning rate: a row per activation, a column per measure.
 
     Of the critics' it is ‖G − G'‖ / ‖G‖ if ‖G‖ was measured: ‖G − G'‖ alone shrinks as the gradients do, so that
     whatever trains to a smaller loss would seem to shift less.
@@ -232,7 +234,7 @@ def shift(results: Results) -> Figure:
 
 
 def _points(ax: Axes, arm: pd.DataFrame, measure: str, norm: str) -> None:
-    """Median and range over seeds; markers are open where the median final accuracy is below ``LEARNED``."""
+    """Draw median and range over seeds; markers are open where the median final accuracy is below ``LEARNED``."""
     line = style(norm)
     line_with_range(ax, arm[measure].dropna(), "lr", **line | {"marker": None})
     medians = arm[[measure, "accuracy"]].groupby(level="lr").median()
@@ -242,7 +244,7 @@ def _points(ax: Axes, arm: pd.DataFrame, measure: str, norm: str) -> None:
 
 
 def _mark_rates(ax: Axes, arm: pd.DataFrame, norm: str, height: float) -> None:
-    """A cross at the rates at which runs diverged, with how many of the seeds if not all did."""
+    """Draw a cross at the rates at which runs diverged, with how many of the seeds if not all did."""
     for rate in sorted(arm["lr"].unique()):
         diverged = arm.loc[arm["lr"] == rate, "diverged"]
         if diverged.any():
@@ -261,13 +263,13 @@ def _mark_rates(ax: Axes, arm: pd.DataFrame, norm: str, height: float) -> None:
 
 
 def _cross(ax: Axes, x: Sequence[float], norm: str, height: float) -> None:
-    """Crosses at ``height``, a share of the height of the axes."""
+    """Draw crosses at ``height``, a share of the height of the axes."""
     where = ax.get_xaxis_transform()
     ax.plot(x, [height] * len(x), "x", color=style(norm).get("color"), transform=where, markersize=7, markeredgewidth=2)
 
 
 def _scale(ax: Axes, measure: str, values: pd.Series) -> None:
-    """Label, scale and, where it is logarithmic, limits of the y axis: matplotlib finds none if all values are 0."""
+    """Set label, scale and, if logarithmic, limits of the y axis: matplotlib finds none if all values are 0."""
     _, label, scale, less_shift = MEASURES[measure]
     ax.set(ylabel=f"{label}\n({less_shift} is less shift)", yscale=scale)
     ax.margins(y=0.2)
@@ -279,7 +281,7 @@ def _scale(ax: Axes, measure: str, values: pd.Series) -> None:
 
 
 def _arms(runs: pd.DataFrame, **changes: Any) -> list[Artist]:
-    """What the legend has to say of lines with a range."""
+    """Return what the legend has to say of lines with a range."""
     handles: list[Artist] = [Line2D([], [], **style(norm) | changes) for norm in levels(runs["norm"], NORMS)]
     seeds = runs["seed"].nunique()
     if seeds > 1:
@@ -288,14 +290,14 @@ def _arms(runs: pd.DataFrame, **changes: Any) -> list[Artist]:
 
 
 def _legend(figure: Figure, handles: list[Artist], runs: pd.DataFrame) -> None:
-    """Above the panels, where it hides nothing."""
+    """Draw the legend above the panels, where it hides nothing."""
     if (runs["status"] == "diverged").any():
         handles = [*handles, Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=2, label="diverged")]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8.5)
 
 
 def shift_over_steps(results: Results, activation: str) -> Figure:
-    """The measures against steps, as means over layers: a row per measure, a column per learning rate."""
+    """Draw the measures against steps, as means over layers: a row per measure, a column per learning rate."""
     steps, runs = (t[t["activation"] == activation] for t in (_steps(results), results.runs))
     measures = [m for m in MEASURES if steps[m].notna().any()] or [*MEASURES]
     norms, rates = levels(runs["norm"], NORMS), sorted(runs["lr"].unique())
@@ -316,7 +318,7 @@ def shift_over_steps(results: Results, activation: str) -> Figure:
 
 
 def _mark_steps(ax: Axes, arm: pd.DataFrame, norm: str) -> None:
-    """Crosses at the steps at which runs diverged."""
+    """Draw crosses at the steps at which runs diverged."""
     _cross(ax, arm["diverged_at"].dropna().tolist(), norm, height=0.05)
 
 
@@ -329,7 +331,7 @@ def _against_steps(ax: Axes, title: str) -> None:
 
 
 def jacobian(results: Results) -> Figure:
-    """Singular values of the layers' Jacobians against steps, each arm at its own best rate: a panel per activation.
+    """Draw singular values of the layers' Jacobians against steps, each arm at its best rate: a panel per activation.
 
     Section 3.3 conjectures that batch norm brings them near 1.
     """
@@ -363,7 +365,7 @@ def _arm(table: pd.DataFrame, activation: str, norm: str, rate: float | None = N
 
 
 def _at_best_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each arm at the rate of its highest median final accuracy, the largest of equals."""
+    """Return the runs of each arm at the rate of its highest median final accuracy, the largest of equals."""
     medians = _accuracy(runs).groupby([runs["activation"], runs["norm"], runs["lr"]]).median()
     best = medians[medians == medians.groupby(level=["activation", "norm"]).transform("max")]
     rates = best.reset_index().groupby(["activation", "norm"], as_index=False)["lr"].max()
@@ -371,7 +373,7 @@ def _at_best_rates(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def percentiles(results: Results, activation: str) -> Figure:
-    """The 15th to 85th percentile as a band and the median as a line, against steps.
+    """Draw the 15th to 85th percentile as a band and the median as a line, against steps.
 
     A row per norm, at its own best learning rate; a column per layer.
     """
@@ -404,7 +406,7 @@ def percentiles(results: Results, activation: str) -> Figure:
 
 
 def drawn_from(results: Results) -> Results:
-    """The part of the results from which :func:`score` and :func:`figures` come out the same."""
+    """Return the part of the results from which :func:`score` and :func:`figures` come out the same."""
     layers = results.layers.reindex(columns=LAYERS)
     at_best = ["jacobian_min", "jacobian_max", *PERCENTILES]
     layers[at_best] = layers[at_best].where(layers["run_id"].isin(_at_best_rates(results.runs)["run_id"]))

@@ -28,6 +28,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 PAPER = Path(__file__).with_name("paper")
@@ -35,12 +36,12 @@ SERIES = {"none": "without_bn", "batch": "with_bn"}
 SETTLED = {"none": 12_000, "batch": 8_000}
 """The step until which the paper's curve climbs, so that a small shift in time is a large difference."""
 BOUND = {"none": 0.01, "batch": 0.005}
-"""The largest difference from there on with which a curve of ours counts as the paper's."""
+"""The largest difference from the settled step on with which a curve of ours counts as the paper's."""
 FLOOR = 0.7
-"""Where the paper's axis of accuracy begins."""
+"""The accuracy at which the paper's axis begins."""
 SETTING = ["norm", "initialization", "lr"]
 BEST = {True: "nearest to the paper's curve", False: "most accurate"}
-"""Which setting of an arm is picked if there is a difference from the paper, and if not."""
+"""The words for the setting of an arm that is picked if there is a difference from the paper, and if not."""
 DIFFERENCE = (
     "largest difference from the paper's curve, "
     f"from step {SETTLED['none']:,} without and {SETTLED['batch']:,} with batch norm on"
@@ -50,7 +51,7 @@ Units = dict[Any, pd.DataFrame]
 
 
 def score(results: Results) -> pd.DataFrame:
-    """Per norm, initialization and learning rate: how accurate, and how far from the curve that the paper prints.
+    """Tabulate, per norm, initialization and rate, how accurate, and how far from the curve that the paper prints.
 
     - final accuracy: median over seeds of the accuracy on the whole test set, and the lowest and highest; a diverged
       run counts as 0;
@@ -83,13 +84,13 @@ def score(results: Results) -> pd.DataFrame:
 
 
 def nearest(table: pd.DataFrame) -> dict[str, tuple[str, float]]:
-    """Initialization and learning rate of the first row of each arm."""
+    """Return initialization and learning rate of the first row of each arm."""
     first = table.reset_index().drop_duplicates("norm")
     return {norm: (initialization, lr) for norm, initialization, lr in first[SETTING].itertuples(index=False)}
 
 
 def nearest_common(table: pd.DataFrame) -> tuple[str, float] | None:
-    """Initialization and learning rate at which the worse of the arms is best; None if they have none in common.
+    """Return initialization and learning rate at which the worse of the arms is best; None without a common one.
 
     Of two arms the worse has the greater largest difference relative to its bound or, if no setting has a difference
     in every arm, the lower final accuracy.
@@ -105,7 +106,7 @@ def nearest_common(table: pd.DataFrame) -> tuple[str, float] | None:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """Figure 1(a) where it came nearest, all ``settings``, Figure 1(b, c), and all ``units`` of that layer.
+    """Draw Figure 1(a) where it came nearest, all ``settings``, Figure 1(b, c), and all ``units`` of that layer.
 
     The last two need runs with diagnostic ``units``; Figure 1(b, c) needs one of each arm.
     """
@@ -119,7 +120,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def drawn_from(results: Results) -> Results:
-    """The rows and columns of the results that :func:`score` and :func:`figures` read."""
+    """Return the rows and columns of the results that :func:`score` and :func:`figures` read."""
     runs = ["run_id", "dataset", "norm", "lr", "seed", "steps", "test_accuracy", "diverged_at"]
     runs += ["model.init.scheme", "model.init.std", "train.measurements"]
     in_grid = results.curves["run_id"].isin(_grid(results)["run_id"])
@@ -132,7 +133,7 @@ def drawn_from(results: Results) -> Results:
 
 
 def _grid(results: Results) -> pd.DataFrame:
-    """The runs of the grid, in order of their initialization.
+    """Return the runs of the grid, in order of their initialization.
 
     A run with units repeats a setting and a seed of the grid, measured more often, and is no further seed of it. Where
     all runs have units, the first of each setting and seed is of the grid.
@@ -143,27 +144,27 @@ def _grid(results: Results) -> pd.DataFrame:
 
 
 def _with_initialization(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a column ``initialization``, their initial standard deviation or scheme, in order of it."""
+    """Return the runs with a column ``initialization``, their initial std or scheme, in order of it."""
     std = runs["model.init.std"].astype(float)
     names = std.map("std {:g}".format).where(std.notna(), runs["model.init.scheme"])
     return runs.assign(initialization=names).loc[std.sort_values(kind="stable").index]
 
 
 def _curves(results: Results, grid: pd.DataFrame) -> Curves:
-    """Test accuracy by step, and where they diverged, of all seeds together, by setting."""
+    """Return test accuracy by step, and where they diverged, of all seeds together, by setting."""
     runs = grid[["run_id", "diverged_at", *SETTING]]
     return dict(iter(results.curves.merge(runs).set_index("step").groupby(SETTING)))
 
 
 @functools.cache
 def _printed(norm: str) -> pd.Series:
-    """Test accuracy by step, as the paper prints it."""
+    """Return test accuracy by step, as the paper prints it."""
     table = pd.read_csv(PAPER / "figure1a.csv", comment="#", index_col="step")
     return table.loc[table["series"] == SERIES[norm], "test_accuracy"]
 
 
 def _differences(curve: pd.DataFrame, norm: str) -> tuple[float, float]:
-    """The largest and the mean difference from the paper's curve; NaN if a run diverged or ends before it does."""
+    """Return the largest and mean difference from the paper's curve; NaN if a run diverged or ends before it does."""
     ours, paper = curve["test_accuracy"].groupby(level="step").median(), _printed(norm)
     if curve["diverged_at"].notna().any() or ours.index[-1] < paper.index[-1]:
         return np.nan, np.nan
@@ -172,7 +173,7 @@ def _differences(curve: pd.DataFrame, norm: str) -> tuple[float, float]:
 
 
 def accuracy(table: pd.DataFrame, curves: Curves) -> Figure:
-    """Figure 1(a): each arm at its best setting and, beside it, both at the best that they have in common."""
+    """Draw Figure 1(a): each arm at its best setting and, beside it, both at the best that they have in common."""
     chosen, common = nearest(table), nearest_common(table)
     compared, largest = _compared(table), table["largest"].to_dict()
     panels = {f"each arm where it is {BEST[compared]}": chosen}
@@ -188,13 +189,13 @@ def accuracy(table: pd.DataFrame, curves: Curves) -> Figure:
             title += f"\n{style(norm)['label']}: {initialization}, learning rate {lr:g}{distance}"
         ax.set_title(title, fontsize=8.5)
         ax.set_xlabel("steps")
-    axes[0].set(ylabel="test accuracy", ylim=(FLOOR if compared else 0, 1))
+    axes[0].set(ylabel=axis_label("run", "test_accuracy"), ylim=(FLOOR if compared else 0, 1))
     _legend(figure, table, DIFFERENCE if compared else "")
     return figure
 
 
 def settings(table: pd.DataFrame, curves: Curves, grid: pd.DataFrame) -> Figure:
-    """Test accuracy against steps, a row per initialization and a column per learning rate; the best are framed."""
+    """Draw test accuracy against steps, a row per initialization and a column per rate; the best are framed."""
     chosen, compared, outcomes = nearest(table), _compared(table), table.to_dict("index")
     initializations, rates = list(grid["initialization"].unique()), sorted(grid["lr"].unique())
     figure = Figure(figsize=(max(6, 1.6 * len(rates) + 1), 1.5 * len(initializations) + 1.3))
@@ -220,7 +221,7 @@ def settings(table: pd.DataFrame, curves: Curves, grid: pd.DataFrame) -> Figure:
     for ax, rate in zip(axes[0], rates, strict=True):
         ax.set_title(f"learning rate {rate:g}", fontsize=9)
     figure.supxlabel("steps", fontsize=10)
-    figure.supylabel("test accuracy", fontsize=10)
+    figure.supylabel(axis_label("run", "test_accuracy"), fontsize=10)
     axes[0, 0].set_ylim(FLOOR, 1)
     numbers = f"; number: {DIFFERENCE}" if compared else ""
     _legend(figure, table, f"framed: {BEST[compared]}{numbers}")
@@ -232,7 +233,7 @@ def _compared(table: pd.DataFrame) -> bool:
 
 
 def _draw_arm(ax: Axes, curve: pd.DataFrame, norm: str, compared: bool, **look: Any) -> None:
-    """Median and range over the seeds that are still training, over the paper's curve; a cross where one diverges."""
+    """Draw median and range over the seeds still training, over the paper's curve; a cross where one diverges."""
     if compared and norm in SERIES:
         ax.plot(_printed(norm), **_printed_style(norm))
     line = style(norm) | {"marker": ""} | look
@@ -256,7 +257,7 @@ def _frame(corner: tuple[float, float], norm: str, **look: Any) -> Rectangle:
 
 
 def _thousands(step: float, position: object = None) -> str:
-    """As the paper writes steps: 10K."""
+    """Write steps as the paper does: 10K."""
     return f"{step / 1000:g}K" if step >= 1000 else f"{step:g}"
 
 
@@ -273,7 +274,7 @@ def _legend(figure: Figure, table: pd.DataFrame, title: str = "") -> None:
 
 
 def _above(figure: Figure, handles: list[Any], title: str) -> None:
-    """A legend over the panels, where it hides nothing, and no wider than the figure."""
+    """Draw a legend over the panels, where it hides nothing, and no wider than the figure."""
     width = figure.get_figwidth()
     look: Any = {"loc": "outside upper center", "fontsize": 8.5, "title_fontsize": 8.5}
     legend = figure.legend(handles=handles, ncols=min(len(handles), int(width / 2)), **look)
@@ -282,12 +283,12 @@ def _above(figure: Figure, handles: list[Any], title: str) -> None:
 
 
 def _percentiles(results: Results) -> pd.DataFrame:
-    """The rows of table ``units`` that diagnostic ``units`` wrote."""
+    """Return the rows of table ``units`` that diagnostic ``units`` wrote."""
     return results.units.reindex(columns=["run_id", "step", "unit", "p15", "p50", "p85"]).dropna(ignore_index=True)
 
 
 def _units(results: Results) -> dict[str, tuple[pd.Series, Units]]:
-    """Per norm the run whose units were measured most often, and the percentiles by step of each unit."""
+    """Return per norm the run whose units were measured most often, and the percentiles by step of each unit."""
     percentiles = _percentiles(results).sort_values("step").set_index("step")
     runs = _with_initialization(results.runs[results.runs["run_id"].isin(percentiles["run_id"])])
     runs = runs.sort_values("train.measurements", ascending=False, kind="stable")
@@ -300,17 +301,17 @@ def _units(results: Results) -> dict[str, tuple[pd.Series, Units]]:
 
 
 def by_drift(units: Units) -> list[int]:
-    """Units by their drift, the least first: the sum over the measurements i of |p50_i − p50_(i−1)|."""
+    """Sort units by their drift, the least first: the sum over the measurements i of |p50_i − p50_(i−1)|."""
     return sorted(units, key=lambda unit: units[unit]["p50"].diff().abs().sum())
 
 
 def typical(units: Units) -> int:
-    """The unit of median drift; of an even number of units the lower of the two in the middle."""
+    """Return the unit of median drift; of an even number of units the lower of the two in the middle."""
     return by_drift(units)[(len(units) - 1) // 2]
 
 
 def sigmoid_inputs(measured: dict[str, tuple[pd.Series, Units]]) -> Figure:
-    """Figure 1(b, c): the typical unit of each arm of ours, and below it the paper's, on one scale."""
+    """Draw Figure 1(b, c): the typical unit of each arm of ours, and below it the paper's, on one scale."""
     paper = pd.read_csv(PAPER / "figure1bc.csv", comment="#")
     figure = Figure(figsize=(9, 6.2))
     axes = figure.subplots(2, 2, sharex="row", sharey=True)
@@ -318,7 +319,7 @@ def sigmoid_inputs(measured: dict[str, tuple[pd.Series, Units]]) -> Figure:
         run, units = measured[norm]
         unit = typical(units)
         _draw_percentiles(above, units[unit].index, units[unit], norm, linewidth=1.3)
-        above.set_title(f"ours, {style(norm)['label']}: unit {unit}\n{_spelled(run)}", fontsize=9)
+        above.set_title(f"ours, {style(norm)['label']}: unit {unit}\n{_rate_and_init(run)}", fontsize=9)
         above.set(xlabel="steps", xlim=(0, run["steps"]))
         above.xaxis.set_major_formatter(_thousands)
         series = paper[paper["series"] == SERIES[norm]]
@@ -332,7 +333,7 @@ def sigmoid_inputs(measured: dict[str, tuple[pd.Series, Units]]) -> Figure:
 
 
 def all_units(run: pd.Series, units: Units) -> Figure:
-    """The inputs of every unit of the last hidden layer, from the least to the most drift; the typical one framed.
+    """Draw the inputs of every unit of the last hidden layer, from least to most drift; the typical one framed.
 
     The panels lie in one Axes, a unit square each, since a hundred Axes take minutes.
     """
@@ -358,12 +359,12 @@ def all_units(run: pd.Series, units: Units) -> Figure:
     ends = [pitch * column + half for column in range(10) for half in (0, 0.5)]
     ax.set_xticks(ends, ["0", _thousands(run["steps"] / 2)] * 10, fontsize=6)
     ax.set(xlabel="steps", ylabel="input of the sigmoid")
-    arm = f"{style(run['norm'])['label']}, {_spelled(run)}"
+    arm = f"{style(run['norm'])['label']}, {_rate_and_init(run)}"
     _percentile_legend(figure, f"{arm}; in order of drift, the typical unit framed")
     return figure
 
 
-def _spelled(run: pd.Series) -> str:
+def _rate_and_init(run: pd.Series) -> str:
     return f"{run['initialization']}, learning rate {run['lr']:g}, seed {run['seed']}"
 
 

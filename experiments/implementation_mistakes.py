@@ -35,7 +35,7 @@ MARKERS: dict[int, dict[str, Any]] = {4: {"marker": "D", "color": "#D55E00"}, 60
 
 
 def _titled(results: Results) -> pd.DataFrame:
-    """The runs, with the title of their mistake and the train loss at the last measured step."""
+    """Return the runs, with the title of their mistake and the train loss at the last measured step."""
     last = results.curves.sort_values("step").groupby("run_id")["train_loss"].last()
     runs = results.runs.assign(train_loss=results.runs["run_id"].map(last))
     names = zip(runs["model.name"], runs["norm"].str.rpartition(".")[2], strict=True)
@@ -43,12 +43,12 @@ def _titled(results: Results) -> pd.DataFrame:
 
 
 def score(results: Results) -> pd.DataFrame:
-    """Per mistake and batch size: mean over seeds, and minimum to maximum, of final test accuracy and train loss.
+    """Tabulate, per mistake and batch size, mean over seeds and range of final test accuracy and train loss.
 
     The train loss is that of the probe batch, in training mode: it shows what training itself made of the mistake.
     """
 
-    def spelled(values: pd.Series) -> str:
+    def cell(values: pd.Series) -> str:
         diverged = values.isna().sum()
         if diverged:
             return f"{diverged} of {len(values)} diverged"
@@ -59,7 +59,7 @@ def score(results: Results) -> pd.DataFrame:
         index="mistake",
         columns="train.batch_size",
         values=["test_accuracy", "train_loss"],
-        aggfunc=spelled,
+        aggfunc=cell,
         dropna=False,
     )
     table.columns = table.columns.map(lambda column: f"{column[0].replace('_', ' ')}, m = {column[1]}")
@@ -67,7 +67,7 @@ def score(results: Results) -> pd.DataFrame:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """``mistakes``: test error for each mistake, and Section 2's bias that grows while the loss stands still."""
+    """Draw ``mistakes``: test error for each mistake, and Section 2's bias that grows while the loss stands still."""
     figure = Figure(figsize=(10.5, 4.4))
     errors, bias = figure.subplots(1, 2, width_ratios=[5, 4])
     _errors(errors, _titled(results))
@@ -76,7 +76,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def _errors(ax: Axes, runs: pd.DataFrame) -> None:
-    """A row per mistake; lines from the right layer down, to compare with."""
+    """Draw a row per mistake; lines from the right layer down, to compare with."""
     runs = runs.assign(error=100 * (1 - runs["test_accuracy"]))
     titles = [title for title in TITLES.values() if (runs["mistake"] == title).any()]
     sizes = sorted(runs["train.batch_size"].unique())
@@ -114,7 +114,7 @@ def _errors(ax: Axes, runs: pd.DataFrame) -> None:
 
 
 def _growing_bias(ax: Axes) -> None:
-    """Section 2's example, by its letter: x = u + b, x̂ = x − E[x], and steps on b alone that ignore ∂E[x]/∂b."""
+    """Draw Section 2's example: x = u + b, x̂ = x − E[x], and steps on b alone that ignore ∂E[x]/∂b."""
     rng = np.random.default_rng(0)
     u, target = rng.standard_normal(60), rng.standard_normal(60) + 1
     bias, biases, losses = 0.0, [], []

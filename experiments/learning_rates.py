@@ -26,7 +26,10 @@ from scipy.stats import bootstrap
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
+
+ACCURACY = axis_label("run", "test_accuracy")
 
 USABLE = 0.9
 """Test accuracy from which a learning rate counts as usable."""
@@ -39,7 +42,7 @@ THIN: Any = {"color": "0.4", "linewidth": 0.9, "linestyle": ":"}
 
 
 def score(results: Results) -> pd.DataFrame:
-    """Per activation and norm: mean over seeds, and minimum to maximum in brackets.
+    """Tabulate, per activation and norm, mean over seeds, and minimum to maximum in brackets.
 
     - best accuracy: the highest final test accuracy over the learning rates;
     - best rate: where that was reached, the largest of equals (geometric mean);
@@ -99,7 +102,7 @@ def _not_in_all(reached: pd.Series) -> str:
 
 
 def tables(results: Results) -> dict[str, pd.DataFrame]:
-    """Steps to the baseline's best accuracy, in the form of the paper's Figure 3, and the same at equal rates.
+    """Tabulate steps to the baseline's best accuracy, in the form of the paper's Figure 3, and the same at equal rates.
 
     The baseline is the plain network at its most accurate rate, that of the highest median final accuracy; a diverged
     run counts as 0. The target is the best test accuracy on the baseline's curve, seed by seed: runs of one seed share
@@ -139,7 +142,7 @@ def _paired(runs: pd.DataFrame) -> bool:
 
 
 def _reached(results: Results) -> pd.DataFrame:
-    """Table ``runs`` with the best accuracy and the steps to each target: inf if never reached, NaN without target."""
+    """Return ``runs`` with the best accuracy and the steps to each target: inf if never reached, NaN without target."""
     curves = results.curves[results.curves["step"] > 0]
     best = results.runs["run_id"].map(curves.groupby("run_id")["test_accuracy"].max()).fillna(0.0)
     runs = results.runs.assign(best=best)
@@ -218,7 +221,7 @@ def _equal_rates(reached: pd.DataFrame) -> pd.DataFrame:
 
 
 def _speed_ups(reached: pd.DataFrame) -> dict[tuple[Any, str, str, Any], Estimate]:
-    """Over the plain network of the same rate, by activation, norm, target and learning rate."""
+    """Return speed-ups over the plain network of the same rate, by activation, norm, target and learning rate."""
     found = {
         (activation, norm, target, rate): _speed_up(runs[runs["norm"] == "none"], runs[runs["norm"] == norm], target)
         for activation, panel in reached.groupby("activation")
@@ -234,7 +237,7 @@ def _norms_compared(runs: pd.DataFrame) -> list[str]:
 
 
 def _fastest_rate(arm: pd.DataFrame) -> float:
-    """Of the rates that reach the target in most seeds, that of fewest steps, of equals the largest; NaN if none."""
+    """Return, of the rates that reach the target in most seeds, the fastest, of equals the largest; NaN if none."""
     steps = np.log(arm["to target"].where(np.isfinite(arm["to target"]))).groupby(arm["lr"])
     order = pd.DataFrame({"seeds": steps.count(), "speed": -steps.mean().round(9)}).query("seeds > 0")
     return float(order.sort_values(["seeds", "speed"], kind="stable").index[-1]) if len(order) else math.nan
@@ -262,7 +265,7 @@ def _geometric_mean(values: pd.Series) -> Estimate | None:
 
 
 def _speed_up(plain: pd.DataFrame, arm: pd.DataFrame, target: str) -> Estimate | None:
-    """Steps of ``plain`` over those of ``arm``, paired by seed; None if both miss the target, or there is none."""
+    """Return steps of ``plain`` over those of ``arm``, paired by seed; None if both miss the target, or without one."""
     pairs = plain.merge(arm, on="seed", suffixes=(" plain", " arm"))
     steps = pairs[[f"{target} plain", f"{target} arm"]].set_axis(["plain", "arm"], axis=1)
     last = pairs[["steps plain", "steps arm"]].set_axis(["plain", "arm"], axis=1)
@@ -294,7 +297,7 @@ def _two_digits(ratio: float) -> str:
 
 
 def drawn_from(results: Results) -> Results:
-    """The same results with no more than is shown here, for publishing what the tables and figures are drawn from."""
+    """Return the results with no more than is shown here, for publishing what tables and figures are drawn from."""
     runs = ["run_id", "status", *ARM, "lr", "seed", "steps", "test_accuracy", "diverged_at"]
     return Results(
         runs=results.runs[runs],
@@ -305,7 +308,7 @@ def drawn_from(results: Results) -> Results:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """Final accuracy against learning rate, accuracy against steps, and the speed-up of ``tables`` at equal rates.
+    """Draw final accuracy against rate, accuracy against steps, and the speed-up of ``tables`` at equal rates.
 
     The last is drawn if there is anything to compare.
     """
@@ -316,7 +319,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def accuracy(runs: pd.DataFrame) -> Figure:
-    """Final test accuracy against learning rate, a panel per activation; diverged runs at the bottom."""
+    """Draw final test accuracy against learning rate, a panel per activation; diverged runs at the bottom."""
     activations = levels(runs["activation"], ACTIVATIONS)
     figure = Figure(figsize=(4.3 * len(activations), 3.9))
     axes = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
@@ -331,14 +334,14 @@ def accuracy(runs: pd.DataFrame) -> Figure:
     _space_by_error(axes[0], runs["test_accuracy"], bottom=1 - 10 ** (0.07 + 0.12 * len(norms)))
     for ax in axes:
         ax.spines["left"].set_bounds(0, ax.get_ylim()[1])
-    axes[0].set_ylabel(f"test accuracy after {_steps(runs)} steps")
+    axes[0].set_ylabel(f"{ACCURACY} after {_steps(runs)} steps")
     usable = Line2D([], [], label=f"usable: {USABLE:.0%}", **THIN)
     _legend(figure, [style(norm) | {"markersize": 5} for norm in norms], runs, usable)
     return figure
 
 
 def _space_by_error(ax: Axes, shown: pd.Series, bottom: float) -> None:
-    """Accuracy spaced by the logarithm of the error, so that 0.97 and 0.98 are as far apart as 0.4 and 0.6."""
+    """Space accuracy by the logarithm of the error, so that 0.97 and 0.98 are as far apart as 0.4 and 0.6."""
     smallest = 1e-4
     ax.set_yscale(
         "function",
@@ -351,7 +354,7 @@ def _space_by_error(ax: Axes, shown: pd.Series, bottom: float) -> None:
 
 
 def _mark_diverged(ax: Axes, arm: pd.DataFrame, norm: str, height: float) -> None:
-    """A cross where runs diverged, with how many of the seeds if not all did."""
+    """Draw a cross where runs diverged, with how many of the seeds if not all did."""
     for rate in arm.index.unique():
         at_rate = arm.loc[[rate]]
         count = (at_rate["status"] == "diverged").sum()
@@ -369,7 +372,7 @@ def _mark_diverged(ax: Axes, arm: pd.DataFrame, norm: str, height: float) -> Non
 
 
 def convergence(results: Results) -> Figure:
-    """Test accuracy against steps: each arm at its own best rate, and both at the best rate of either."""
+    """Draw test accuracy against steps: each arm at its own best rate, and both at the best rate of either."""
     runs = results.runs
     activations, norms = levels(runs["activation"], ACTIVATIONS), levels(runs["norm"], NORMS)
     rows = ["each at its own best rate", *(f"all at the best rate {style(norm)['label']}" for norm in norms)]
@@ -387,8 +390,8 @@ def convergence(results: Results) -> Figure:
                 arm = panel[(panel["norm"] == norm) & (panel["lr"] == rate)]
                 _curve(ax, arm, curves, norm)
                 shown = pd.concat([shown, arm])
-            spelled = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()) if rate > 0) or "no run"
-            ax.set_title(f"{ACTIVATIONS.get(activation, activation)}, {row} ({spelled})", fontsize=8.5)
+            text = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()) if rate > 0) or "no run"
+            ax.set_title(f"{ACTIVATIONS.get(activation, activation)}, {row} ({text})", fontsize=8.5)
             ax.set_xscale("symlog", linthresh=10)
             ax.set_xlim(0, runs["steps"].max())
             ax.axhline(highest.mean(), **THIN)
@@ -396,7 +399,7 @@ def convergence(results: Results) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("steps (linear to 10, then logarithmic)")
     for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy")
+        ax.set_ylabel(ACCURACY)
     target = (
         [Line2D([], [], label=f"target: best accuracy {style('none')['label']}", **THIN)] if "none" in norms else []
     )
@@ -405,13 +408,13 @@ def convergence(results: Results) -> Figure:
 
 
 def _best_rate(arm: pd.DataFrame) -> float:
-    """The rate of the highest median of the final accuracy, a diverged run counting as 0; NaN if there is no run."""
+    """Return the rate of the highest median final accuracy, a diverged run counting as 0; NaN if there is no run."""
     final = arm["test_accuracy"].fillna(0.0).groupby(arm["lr"]).median()
     return float(final.sort_values(kind="stable").index[-1]) if len(final) else math.nan
 
 
 def _curve(ax: Axes, arm: pd.DataFrame, curves: pd.DataFrame, norm: str) -> None:
-    """Median and range over the seeds that are still training; a cross where one diverges."""
+    """Draw median and range over the seeds that are still training; a cross where one diverges."""
     chosen = curves[curves["run_id"].isin(arm["run_id"])].set_index("step")
     line = style(norm) | {"marker": ""}
     line_with_range(ax, chosen["test_accuracy"], "step", **line)
@@ -420,7 +423,7 @@ def _curve(ax: Axes, arm: pd.DataFrame, curves: pd.DataFrame, norm: str) -> None
 
 
 def speedup(reached: pd.DataFrame) -> Figure | None:
-    """Speed-up to the target of the rate against learning rate; at the bottom, the rates that have no target.
+    """Draw the speed-up to the target of the rate against learning rate; at the bottom, the rates without a target.
 
     None if there is nothing to draw.
     """
@@ -486,7 +489,7 @@ def _legend(figure: Figure, arms: list[dict[str, Any]], runs: pd.DataFrame, *mor
 
 
 def _place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Above the panels, where it hides nothing, in as many columns as fit."""
+    """Draw the legend above the panels, where it hides nothing, in as many columns as fit."""
     columns = int(figure.get_figwidth() / 2.6)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=8)
 

@@ -26,13 +26,14 @@ from matplotlib.ticker import MaxNLocator
 
 from bnrepro import Results
 from bnrepro.commands import redraw
+from bnrepro.diagnostics import axis_label
 from bnrepro.figures import NORMS, levels, line_with_range, style
 
 TARGET = 0.9
-"""Test accuracy to which steps are counted."""
+"""The test accuracy to which steps are counted."""
 
 FLOOR = 0.7
-"""Where the paper's axis of accuracy begins."""
+"""The accuracy at which the paper's axis begins."""
 
 BASE = "base"
 BEHIND: Any = {"color": "0.75", "linewidth": 4, "zorder": 1.5}
@@ -40,7 +41,7 @@ BEHIND: Any = {"color": "0.75", "linewidth": 4, "zorder": 1.5}
 
 
 def score(results: Results) -> pd.DataFrame:
-    """Per choice: how accurate both arms end, and how the conclusions of Figure 1 come out.
+    """Tabulate, per choice, how accurate both arms end, and how the conclusions of Figure 1 come out.
 
     - accuracy: on the whole test set after the last step, median over seeds, and minimum to maximum in brackets; a
       diverged run counts as 0;
@@ -63,7 +64,7 @@ def score(results: Results) -> pd.DataFrame:
 
 
 def _with_choice(results: Results) -> pd.DataFrame:
-    """Table ``runs`` with the choice, by what differs from most runs, the final accuracy, and the steps to 90%."""
+    """Return table ``runs`` with the choice, by what differs from most runs, the final accuracy, and steps to 90%."""
     runs = results.runs
     settings = runs.filter(regex=r"\.|^lr$").map(_text)
     usual = {name: values[values != ""].mode().get(0, "") for name, values in settings.items()}
@@ -85,13 +86,13 @@ def _text(value: Any) -> str:
 
 
 def _short(setting: str) -> str:
-    """The setting's own name; the names of whole groups by the group."""
+    """Return the setting's own name; the names of whole groups by the group."""
     group, _, name = setting.rpartition(".")
     return group if name == "name" else name
 
 
 def _arms(runs: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
-    """By choice, the base first: by norm, its runs by seed. A choice without a plain network takes that of the base."""
+    """Return by choice, the base first: by norm, its runs by seed. A choice without plain networks takes the base's."""
     norms = levels(runs["norm"], NORMS)
     table: dict[str, dict[str, pd.DataFrame]] = {}
     for choice in levels(runs["choice"], [BASE]):
@@ -119,7 +120,7 @@ def _speed_up(plain: pd.Series, normalised: pd.Series) -> str:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """Test accuracy against steps, a panel per choice, with the base behind."""
+    """Draw test accuracy against steps, a panel per choice, with the base behind."""
     arms = _arms(_with_choice(results))
     columns = min(3, len(arms))
     rows = -(-len(arms) // columns)
@@ -138,7 +139,7 @@ def figures(results: Results) -> dict[str, Figure]:
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy")
+        ax.set_ylabel(axis_label("run", "test_accuracy"))
     figure.supxlabel("steps", fontsize=10)
     axes[0, 0].set(ylim=(FLOOR, 1), xlim=(0, results.runs["steps"].max()))
     _legend(figure, results.runs, list(arms))
@@ -146,7 +147,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def _curve(ax: Axes, results: Results, arm: pd.DataFrame, norm: str, *, behind: bool = False) -> None:
-    """Median and range over seeds; only the median, broad and grey, of what is ``behind``."""
+    """Draw median and range over seeds; only the median, broad and grey, of what is ``behind``."""
     line = style(norm) | {"marker": ""}
     curves = results.curves[results.curves["run_id"].isin(arm["run_id"])].set_index("step")["test_accuracy"]
     if behind:
@@ -159,7 +160,7 @@ def _curve(ax: Axes, results: Results, arm: pd.DataFrame, norm: str, *, behind: 
 
 
 def _legend(figure: Figure, runs: pd.DataFrame, choices: list[str]) -> None:
-    """Above the panels, where it hides nothing."""
+    """Draw the legend above the panels, where it hides nothing."""
     handles: list[Any] = [Line2D([], [], **style(norm) | {"marker": ""}) for norm in levels(runs["norm"], NORMS)]
     if (seeds := runs["seed"].nunique()) > 1:
         handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label=f"range over {seeds} seeds (line: median)"))
@@ -171,7 +172,7 @@ def _legend(figure: Figure, runs: pd.DataFrame, choices: list[str]) -> None:
 
 
 def drawn_from(results: Results) -> Results:
-    """The part of the results from which :func:`score` and :func:`figures` come out the same."""
+    """Return the part of the results from which :func:`score` and :func:`figures` come out the same."""
     curves = results.curves[["run_id", "step", "test_accuracy"]]
     return Results(results.runs, curves, results.layers.iloc[:0, :0], results.units.iloc[:0, :0])
 

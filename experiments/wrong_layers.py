@@ -16,7 +16,7 @@ from bnrepro.layers import NO_DX, Array, Arrays, Backward, Shape, sum_per_featur
 
 @dataclass(frozen=True)
 class BiasedVariance(BatchNorm):
-    """Inference without m/(m−1): the moving average takes the biased variance (Algorithm 2, step 10)."""
+    """Inference leaves out m/(m−1): the moving average takes the biased variance (Algorithm 2, step 10)."""
 
     def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
         return super()._average(state, mean, var * ((m - 1) / m), m)
@@ -24,7 +24,7 @@ class BiasedVariance(BatchNorm):
 
 @dataclass(frozen=True)
 class MomentumReversed(BatchNorm):
-    """A momentum of 0.9, meant as the share of the past, used as the share of the newest mini-batch."""
+    """A momentum of 0.9, meant as the share of the past, is used as the share of the newest mini-batch."""
 
     def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
         return BatchNorm(self.eps, 1 - self.momentum)._average(state, mean, var, m)
@@ -32,10 +32,10 @@ class MomentumReversed(BatchNorm):
 
 @dataclass(frozen=True)
 class StatisticsOfTestBatch(BatchNorm):
-    """The training flag left on at test time: images come four at a time and are normalised by their own statistics."""
+    """The training flag is left on at test time: images come four at a time, with their own statistics."""
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """As the right layer in training."""
+        """Normalise x as the right layer does in training, and at test time four images at a time."""
         if train:
             return super().forward(params, state, x, train=True)
         own = replace(self, inference="batch")
@@ -53,7 +53,7 @@ class FrozenVariance(BatchNorm):
     """``running_var = momentum * running_var``: it starts at 0 and stays there, and 1/√ε scales the test output."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """With a running variance of 0."""
+        """Return the right layer's parameters, and a state with a running variance of 0."""
         params, state, out_shape = super().init(rng, in_shape)
         return params, state | {"var": np.zeros_like(state["var"])}, out_shape
 
@@ -63,15 +63,15 @@ class FrozenVariance(BatchNorm):
 
 @dataclass(frozen=True)
 class OutsideGradient(BatchNorm):
-    """Mean and variance taken for constants in the backward pass (Section 2), behind a bias b that they cancel."""
+    """Mean and variance are taken for constants in the backward pass (Section 2), behind a bias b that they cancel."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """With b = 0."""
+        """Return the right layer's parameters with a bias b = 0, and its state."""
         params, state, out_shape = super().init(rng, in_shape)
         return params | {"b": np.zeros_like(params["beta"])}, state, out_shape
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """As the right layer on x + b, but for the gradient in training."""
+        """Normalise x + b as the right layer does, but for the gradient in training."""
         x = x + params["b"]
         y, state, right = super().forward(params, state, x, train=train)
         axes = (1, *range(3, x.ndim))
@@ -87,15 +87,15 @@ class OutsideGradient(BatchNorm):
 
 @dataclass(frozen=True)
 class PerPixel(BatchNorm):
-    """Feature maps flattened to (N, C·H·W): statistics, γ and β per pixel and not per feature map (Section 3.2)."""
+    """Feature maps are flattened to (N, C·H·W): statistics, γ and β per pixel and not per feature map (Section 3.2)."""
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
-        """One γ and β per pixel."""
+        """Return one γ and β per pixel, and the state for them."""
         params, state, _ = super().init(rng, (int(np.prod(in_shape)),))
         return params, state, in_shape
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
-        """The dense layer on flattened feature maps."""
+        """Normalise flattened feature maps as the dense layer does."""
         y, state, flat = super().forward(params, state, x.reshape(*x.shape[:2], -1), train=train)
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:

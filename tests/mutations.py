@@ -25,7 +25,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("bnrepro", "conf", "experiments", "results/reference", "tests", "pyproject.toml", "setup.py", "README.md")
+COPIED = ("bnrepro", "conf", "experiments", "results/reference", "tests", "pyproject.toml", "README.md")
 COPIES = 2
 LIMIT = 240
 """Seconds after which tests that hang have noticed."""

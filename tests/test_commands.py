@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import SCRIPT, SMALL, TINY, Ended, files
+from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, files
 from runs import query
 
 import bnrepro
@@ -301,3 +301,61 @@ def test_a_script_trains_nothing_whatever_it_is_told(call: Callable[..., Ended],
     ended = call(show, script=SCRIPT)
     assert ended.err == "bnrepro: sweep.show=true: not together with sweep.dry_run=true or sweep.force=true\n"
     assert (ended.status, files(here)) == (1, [])
+
+
+MEASURES = """
+import numpy as np
+
+from bnrepro.diagnostics import Column, measures
+
+
+@measures(Column("train_loss", "run", "a column that every run has"))
+def clash(snapshot):
+    return {"train_loss": snapshot.lr}
+
+
+@measures(Column("mine", "layer", "a value of each layer"))
+def misshapen(snapshot):
+    return {"mine": snapshot.lr}
+
+
+def undeclared(snapshot):
+    return {"mine": snapshot.lr}
+
+
+@measures(Column("mine", "layer", "a value of each layer"))
+def good(snapshot):
+    return {"mine": np.ones((len(snapshot.lr), 2)) * snapshot.lr[:, None]}
+"""
+
+
+@pytest.fixture
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with these diagnostics."""
+    (tmp_path / "measuring_of_a_test.py").write_text(MEASURES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "measuring_of_a_test"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("clash", "column train_loss of each run is every run's already"),
+        ("misshapen", r"column mine has shape \(1,\); of each layer it must be \(1, 1\) or \(1, 2\)"),
+        ("undeclared", "must be a bnrepro.diagnostics.Diagnostic"),
+    ],
+)
+@pytest.mark.parametrize("command", [[*TINY], ["+sweep", *SMALL]], ids=["one run", "a sweep"])
+def test_a_diagnostic_that_does_not_give_what_it_declares_is_one_line_before_any_training(
+    call: Callable[..., Ended], measuring: str, command: list[str], name: str, problem: str
+) -> None:
+    assert_one_line(call(*command, f"diagnostics=[{measuring}.{name}]"), f"diagnostics={measuring}.{name}: {problem}$")
+    stores = list(Path("results").rglob(FILE))
+    assert all(query(store, "SELECT count(*) FROM runs") == [(0,)] for store in stores)
+
+
+def test_a_diagnostic_of_ones_own_fills_the_column_that_it_declares(call: Callable[..., Ended], measuring: str) -> None:
+    assert call(*TINY, f"diagnostics=[{measuring}.good]", "optimizer.lr=0.25").status == 0
+    layers = bnrepro.load("single").layers
+    assert (layers["mine"] == 0.25).all()
+    assert sorted(layers["layer"].unique()) == [1, 2]

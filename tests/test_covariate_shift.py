@@ -15,12 +15,12 @@ from runs import dataframes, part_of, settings
 
 from bnrepro.config import Inline
 from bnrepro.errors import InputError
-from bnrepro.experiment import find_experiment, read_tables, write_tables
+from bnrepro.experiment import import_experiment, read_tables, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
 from bnrepro.sweeping import Progress, expand, run_all
 
-covariate_shift: Any = find_experiment("covariate_shift")
+covariate_shift: Any = import_experiment("covariate_shift")
 nan, inf = math.nan, math.inf
 
 # Tables by hand: 20 steps measured at even intervals of 5, after one measurement that is not even

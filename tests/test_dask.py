@@ -1,5 +1,7 @@
 """The same sweep on a Dask cluster: a scheduler and two workers as processes of their own, on loopback."""
 
+import importlib
+import logging
 import os
 import re
 import socket
@@ -134,7 +136,7 @@ def test_a_run_that_kills_its_workers_is_found_and_the_others_complete(tmp_path:
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(tmp_path: Path) -> None:
     with a_cluster(tmp_path / "elsewhere") as cluster:
-        (cluster.folder / "mine.py").write_text(MINE + "\n# changed\n")
+        (cluster.folder / "mine.py").write_text(MINE + "\nchanged = True\n")
         status, _, err = finish(tmp_path / "here", on(cluster))
     assert status == 1
     assert re.fullmatch(r"bnrepro: a worker on .* has other code \(digest \w{16}\) than this process .*\n", err), err
@@ -155,3 +157,14 @@ def test_without_dask_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"^compute=dask: .* pip install -e '\.\[dask\]'"):
         workers.start(Dask(n_jobs=-1, group_size=None, scheduler=None), {}).__enter__()
+
+
+@pytest.mark.slow
+def test_loggers_are_quiet_for_as_long_as_there_is_a_cluster() -> None:
+    importlib.import_module("distributed")
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
+    before = [logger.level for logger in loggers]
+    with workers.start(Dask(n_jobs=1, group_size=None, scheduler=None), {}) as started:
+        assert started.count == 1
+        assert [logger.level for logger in loggers] == [logging.CRITICAL] * len(loggers)
+    assert [logger.level for logger in loggers] == before

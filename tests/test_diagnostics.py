@@ -20,6 +20,7 @@ from bnrepro.diagnostics import (
     Column,
     Diagnostic,
     Snapshot,
+    axis_label,
     check_columns,
     correct_predictions,
     cosine,
@@ -406,6 +407,14 @@ def test_what_a_diagnostic_gives_is_what_it_declares(column: Column, shape: tupl
 def test_the_label_of_an_axis_has_the_unit_in_brackets() -> None:
     assert Column("a", "run", "loss", "nats").label == "loss (nats)"
     assert Column("a", "run", "accuracy").label == "accuracy"
+
+
+def test_the_label_of_an_axis_is_the_one_that_its_column_declares() -> None:
+    assert axis_label("run", "train_loss") == "loss on the probe batch (nats)"
+    assert axis_label("layer", "drift_wasserstein") == "Wasserstein distance / σ"
+    assert axis_label("run", "gradient_norm") != axis_label("layer", "gradient_norm")
+    with pytest.raises(KeyError):
+        axis_label("unit", "train_loss")
 
 
 SIZES = {name: (network, 4) for name, network in NETWORKS.items()}

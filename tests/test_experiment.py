@@ -12,7 +12,7 @@ from bnrepro import places
 from bnrepro.commands import redraw
 from bnrepro.composition import compose
 from bnrepro.config import Settings
-from bnrepro.experiment import figure_folder, find_experiment, read_tables, show, write_tables
+from bnrepro.experiment import figure_folder, import_experiment, read_tables, show, write_tables
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import expand
@@ -42,14 +42,14 @@ def test_every_experiment_has_its_sweep_and_the_other_way_round() -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_experiment_has_a_score_and_figures(name: str) -> None:
-    module = find_experiment(name)
+    module = import_experiment(name)
     assert module is not None
     assert callable(module.score)
     assert callable(module.figures)
 
 
 def test_a_sweep_need_not_have_an_experiment() -> None:
-    assert find_experiment("nothing") is None
+    assert import_experiment("nothing") is None
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,16 @@ def test_reference_data_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv.xz", "runs.csv.xz", "units.csv.xz"]
 
 
+def test_settings_are_written_with_the_runs_alone(tmp_path: Path) -> None:
+    results = some_results()
+    curves = results.curves.assign(seed=0)  # as what an experiment has chosen of it may have
+    assert not {*results.varying}.isdisjoint(results.curves)
+    write_tables(Results(results.runs, curves, results.layers, results.units), tmp_path)
+    written = pd.read_csv(tmp_path / "curves.csv.xz")
+    assert [*written] == [*results.table("curves")]
+    assert {*written}.isdisjoint({"seed", *results.varying})
+
+
 def test_reference_data_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_tables(some_results(), tmp_path / folder)
@@ -179,7 +189,7 @@ def test_reference_data_are_the_same_bytes_every_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in REFERENCE.glob("*/runs.csv.xz")))
 def test_the_committed_table_is_that_of_the_committed_data(name: str) -> None:
-    module = find_experiment(name)
+    module = import_experiment(name)
     assert module is not None
     drawn = module.score(read_tables(REFERENCE / name)).to_csv()
     assert drawn == (REFERENCE / name / "score.csv").read_text()

@@ -94,6 +94,8 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+show seed=0", "96 of 96 runs are not in results/learning_rates; to train them: .* seed=0", nothing),
     ("+show sweep.force=true", "sweep.show=true: not together with sweep.dry_run=true or sweep.force=true", nothing),
     ("sweep.show=true", "sweep=null: must be one of covariate_shift, figure1, ", nothing),
+    ("+benchmark=quick +sweep", "benchmark=quick: not together with sweep=learning_rates$", nothing),
+    ("+benchmark +verify", "benchmark=full: not together with verify.sweep=learning_rates$", nothing),
     ("+verify=foo", "results/foo/runs.sqlite: no such store of runs", nothing),
     ("+verify +sweep", "verify.sweep=learning_rates: not together with sweep=learning_rates", nothing),
     ("+verify verify.sample=0", "verify.sample=0: must be greater than 0", nothing),
@@ -201,7 +203,8 @@ def test_bad_input_in_true_processes(tmp_path: Path) -> None:
         (f"{SCRIPT} seed=0", "96 of 96 runs are not in results/learning_rates; to train them: "),
         (f"{SCRIPT} train.steps=0", "train.steps=0: must be greater than 0"),
     ]
-    commands = [(arguments.split(), expected, full) for arguments, expected in cases for full in ("0", "1")]
+    commands = [(arguments.split(), expected, "0") for arguments, expected in cases]
+    commands += [(arguments.split(), expected, "1") for arguments, expected in (cases[1], cases[-1])]
     with ThreadPoolExecutor(2) as pool:
         ended = pool.map(lambda c: in_a_process(c[0], tmp_path, HYDRA_FULL_ERROR=c[2]), commands)
         for (_, expected, full), end in zip(commands, ended, strict=True):

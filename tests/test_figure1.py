@@ -16,7 +16,7 @@ from runs import dataframes, part_of
 
 from bnrepro.composition import compose
 from bnrepro.config import Inline, Settings
-from bnrepro.experiment import find_experiment
+from bnrepro.experiment import import_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS
 from bnrepro.store import Results, Store
@@ -24,7 +24,7 @@ from bnrepro.sweeping import Progress, expand, run_all
 
 
 def the_experiment() -> ModuleType:
-    module = find_experiment("figure1")
+    module = import_experiment("figure1")
     assert module is not None
     return module
 

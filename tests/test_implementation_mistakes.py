@@ -11,13 +11,13 @@ from gradients import assert_gradients
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.composition import compose
 from bnrepro.config import Settings
-from bnrepro.experiment import find_experiment
+from bnrepro.experiment import import_experiment
 from bnrepro.figures import look, save
 from bnrepro.layers import Array, Arrays
 from bnrepro.store import RunResult, Store
 from bnrepro.sweeping import expand
 
-experiment: Any = find_experiment("implementation_mistakes")
+experiment: Any = import_experiment("implementation_mistakes")
 layers: Any = importlib.import_module("bnrepro.experiments.wrong_layers")
 RNG = np.random.default_rng(0)
 X, DY = RNG.standard_normal((2, 1, 8, 3))

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from runs import dataframes, part_of, settings
 
 from bnrepro.config import Inline, RunConfig
-from bnrepro.experiment import TABLES, find_experiment, read_tables, show, write_tables
+from bnrepro.experiment import TABLES, import_experiment, read_tables, show, write_tables
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
 from bnrepro.sweeping import Progress, expand, run_all
 
-learning_rates: Any = find_experiment("learning_rates")
+learning_rates: Any = import_experiment("learning_rates")
 nan = math.nan
 
 # The score by hand

@@ -232,7 +232,7 @@ def test_stacked_floats_get_the_dtype_and_keys_and_counters_keep_every_bit() -> 
     trees = [{"dropout": {"key": np.array([2**62 + run]), "share": np.array([0.5])}} for run in range(2)]
     stacked = stack_runs(trees, np.dtype(np.float32))["dropout"]
     assert stacked["key"].tolist() == [[2**62], [2**62 + 1]]
-    assert (stacked["key"].dtype, stacked["share"].dtype) == (np.int64, np.float32)
+    assert (stacked["key"].dtype, stacked["share"].dtype) == (np.dtype(np.int64), np.dtype(np.float32))
 
 
 def test_stack_and_select_are_inverse() -> None:

@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from runs import a_run, assert_same_results, dataframes, query, settings, write_idx
 from sweeps import eventually
+from tqdm import tqdm
 
 from bnrepro import sweeping
 from bnrepro.config import Compute, Inline, Local, RunConfig
@@ -685,6 +686,20 @@ def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], mon
     progress(ended("done"))
     err = capsys.readouterr().err
     assert re.search(r"100%.*2/2", err)
+    assert " runs, " not in err
+
+
+def test_progress_is_a_bar_in_a_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``tqdm.auto`` finds out, since its stderr is no terminal."""
+
+    class Notebook(tqdm):  # type: ignore[type-arg]
+        __module__ = "tqdm.notebook"
+
+    monkeypatch.setattr("bnrepro.sweeping.auto.tqdm", Notebook)
+    progress = Progress(1)
+    progress(ended("done"))
+    err = capsys.readouterr().err
+    assert re.search(r"100%.*1/1", err)
     assert " runs, " not in err
 
 

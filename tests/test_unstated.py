@@ -10,7 +10,7 @@ from runs import dataframes, part_of
 
 from bnrepro.composition import compose
 from bnrepro.config import Inline, Settings
-from bnrepro.experiment import find_experiment
+from bnrepro.experiment import import_experiment
 from bnrepro.figures import look
 from bnrepro.store import Results, Store
 from bnrepro.sweeping import Progress, expand, run_all
@@ -19,7 +19,7 @@ nan = float("nan")
 
 
 def the_experiment() -> ModuleType:
-    module = find_experiment("unstated")
+    module = import_experiment("unstated")
     assert module is not None
     return module
 

@@ -1,4 +1,4 @@
-"""How fast training is on this machine, and beside what: ``python -m bnrepro +benchmark``, or ``+benchmark=quick``.
+"""Measure how fast training is on this machine, and beside what: ``python -m bnrepro +benchmark``, or ``=quick``.
 
 The time of a step is in microseconds of processor time per run, on one core and with one BLAS thread; a step has its
 mini-batch drawn, goes forward and backward, and updates the parameters (SGD). The contestants take turns in one
@@ -41,7 +41,7 @@ def benchmark(settings: Settings) -> None:
     def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
         print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
         paths.append(folder / f"{name}.csv")
-        with figures.whole(paths[-1]) as partial:
+        with figures.atomic_write(paths[-1]) as partial:
             table.assign(machine=machine).to_csv(partial, index=False)
         return table
 

@@ -1,4 +1,4 @@
-"""What stands around the step: start-up, throughput and memory of whole commands and sweeps, in wall time."""
+"""Measure what stands around the step: start-up, throughput and memory of whole commands and sweeps, in wall time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WITNESS = f"{__package__}.witness.witness"
 
 
 def around(seeds: int) -> dict[str, float]:
-    """Start-up, throughput and wall time of the main job with so many seeds, and of its beginning on MNIST."""
+    """Measure start-up, throughput and wall time of the main job with so many seeds, and of its beginning on MNIST."""
     found = {"--help, seconds": float(np.median([_command("--help") for _ in range(3)]))}
     grid = f"sweep.grid.seed=[{','.join(map(str, range(seeds)))}]"
     settings = Settings.parse(compose(["+sweep", grid]))
@@ -45,7 +45,7 @@ def around(seeds: int) -> dict[str, float]:
 
 
 def _beginning_on_mnist() -> dict[str, float]:
-    """The time from a command to its first step, and the memory of its workers, with as many images as MNIST has."""
+    """Measure the time from a command to its first step, and its workers' memory, with as many images as MNIST has."""
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         write_idx(images, stand_in(784))
@@ -66,14 +66,14 @@ def _with_2_workers(folder: str) -> list[str]:
 
 
 def _command(*overrides: str) -> float:
-    """Wall time of ``python -m bnrepro``, in seconds."""
+    """Return the wall time of ``python -m bnrepro``, in seconds."""
     begin = time.time()
     subprocess.run([sys.executable, "-m", "bnrepro", *overrides], check=True, stdout=subprocess.DEVNULL)
     return time.time() - begin
 
 
 def _train(runs: Sequence[RunConfig], workers: int) -> tuple[float, float]:
-    """Wall time from the start of the workers to the last result in the store, and the steps trained, of all runs."""
+    """Return the wall time from the start of the workers to the last result in the store, and all steps trained."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         begin = time.time()
@@ -94,7 +94,7 @@ def write_idx(folder: Path, data: Dataset) -> None:
 
 
 def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
-    """Sweeps of so many runs of 10 steps around the settings ``run``, on all cores.
+    """Measure sweeps of so many runs of 10 steps around the settings ``run``, on all cores.
 
     Returns:
         One row for each: ``number`` of runs, and ``median``, the wall time per run in µs, from the grid to the store.
@@ -110,7 +110,7 @@ def sweep_sizes(sizes: Sequence[int], run: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def machine() -> str:
-    """Processor, BLAS and what else decides about the time, in one line."""
+    """Name the processor, the BLAS and what else decides about the time, in one line."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     pinned = os.environ.get("OPENBLAS_CORETYPE") or "not pinned"

@@ -1,4 +1,4 @@
-"""Figures of the benchmark."""
+"""Draw the figures of the benchmark."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STYLES = {
     "JAX": {"color": "#E69F00", "label": "JAX, 8 runs"},
     "PyTorch": {"color": "#CC79A7", "label": "PyTorch, 1 run"},
 }
-"""Colour and label of each contestant, in the order of the bars."""
+"""The colour and label of each contestant, in the order of the bars."""
 
 
 def bars(table: pd.DataFrame) -> Figure:
-    """Everybody's time per run and step: 8 runs in lock-step, and one with PyTorch."""
+    """Draw everybody's time per run and step: 8 runs in lock-step, and one with PyTorch."""
     figure = Figure(figsize=(10, 3.6))
     sizes = sorted({*table["inputs"]}, reverse=True)
     shown = table[(table["runs"] == 8) | (table["contestant"] == "PyTorch")]
@@ -48,9 +48,9 @@ def bars(table: pd.DataFrame) -> Figure:
 
 
 def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
-    """Time per run and step, and as a multiple of the floor, against each dimension of the work.
+    """Draw the time per run and step, and as a multiple of the floor, against each dimension of the work.
 
-    In the last column the wall time per run against the number of runs.
+    The last column has the wall time per run against the number of runs.
     """
     labels = {
         "runs": "runs in lock-step",

@@ -1,4 +1,4 @@
-"""The contest: all take turns on one core, and must train the same. What it says about the time of a step."""
+"""Measure the time of a step in a contest: all take turns on one core, and must train the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 """Relative difference of the losses after the first turn that float32 may make."""
 
 RUNS = (1, 2, 4, 8, 16, 32)
-"""Sizes of a group in lock-step."""
+"""The sizes of a group in lock-step that are measured."""
 
 GROWTH: dict[str, Sequence[int]] = {
     "runs": RUNS,
@@ -32,12 +32,12 @@ GROWTH: dict[str, Sequence[int]] = {
     "depth": (3, 5, 10, 20),
     "batch": (10, 30, 60, 200, 1000),
 }
-"""What the work grows by, one field of :class:`Case` at a time."""
+"""The sizes that the work grows to, one field of :class:`Case` at a time."""
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """One core, where the system lets a process choose, and one BLAS thread."""
+    """Keep to one core, where the system lets a process choose, and one BLAS thread."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     try:
         if cores:
@@ -89,7 +89,7 @@ def _check_losses(contestants: Sequence[tuple[str, Case, Contestant]]) -> None:
 
 
 def steps(rounds: int, runs: Sequence[int] = RUNS, inputs: Sequence[int] = (784, 64)) -> pd.DataFrame:
-    """The contest of everybody on the paper's network, with so many runs in lock-step and inputs."""
+    """Hold the contest of everybody on the paper's network, with so many runs in lock-step and inputs."""
     tables = []
     for size in inputs:
         first = Case(size, *ARMS[0])
@@ -104,7 +104,7 @@ def steps(rounds: int, runs: Sequence[int] = RUNS, inputs: Sequence[int] = (784,
 
 
 def growth(rounds: int, over: Mapping[str, Sequence[int]] = GROWTH) -> pd.DataFrame:
-    """The contest with the floor as the work grows, one ``dimension`` at a time, for ReLU at 784 inputs."""
+    """Hold the contest with the floor as the work grows, one ``dimension`` at a time, for ReLU at 784 inputs."""
     tables = []
     for dimension, values in over.items():
         entries: list[tuple[str, Case]] = []
@@ -117,7 +117,7 @@ def growth(rounds: int, over: Mapping[str, Sequence[int]] = GROWTH) -> pd.DataFr
 
 
 def profile(rounds: int, table: pd.DataFrame) -> pd.DataFrame:
-    """Where the time of a step of 8 runs in lock-step goes, given the table of :func:`steps`; in µs per run and step.
+    """Tell where the time of a step of 8 runs goes, given the table of :func:`steps`; in µs per run and step.
 
     Returns:
         One row for each size of the images and arm:
@@ -143,7 +143,7 @@ def profile(rounds: int, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measuring(turns: int) -> dict[str, float]:
-    """The share of the main job's time that goes into measuring and evaluating, at its default settings.
+    """Return the share of the main job's time that goes into measuring and evaluating, at its default settings.
 
     It is the mean over the arms: of scikit-learn's digits, and of as many images as MNIST has. For evaluating 10,000
     images 113 times in 50,000 steps, the products alone are 17% of the operations of training, so that a sweep on
@@ -161,7 +161,7 @@ def measuring(turns: int) -> dict[str, float]:
 
 
 def measuring_share(run: RunConfig, data: Dataset, turns: int) -> float:
-    """The share of the time of a group of 8 runs like this one that goes into measuring and evaluating."""
+    """Return the share of the time of a group of 8 runs like this one that goes into measuring and evaluating."""
     settings, of = run.to_dict()["model"], run.train
     case = Case(math.prod(data.image_shape), settings["activation"], settings["norm"], batch=of.batch_size)
     group = LockStep(case, data, of.probe_examples, of.eval_examples, run.measured())

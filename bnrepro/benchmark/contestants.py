@@ -1,4 +1,4 @@
-"""Who takes part in the contest, and what all of them train."""
+"""Define who takes part in the contest, and what all of them train."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TURNS = 2000
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: the paper's network unless it says otherwise."""
+    """The work of a contest: the paper's network unless it says otherwise."""
 
     inputs: int
     """Pixels of an image."""
@@ -51,18 +51,18 @@ class Case:
 
     @property
     def dims(self) -> list[int]:
-        """The sizes of the layers: inputs, units of each hidden layer, classes."""
+        """Return the sizes of the layers: inputs, units of each hidden layer, classes."""
         return [self.inputs, *[self.width] * self.depth, 10]
 
     @property
     def steps(self) -> int:
-        """The number of steps of a turn, which takes some tenths of a second."""
+        """Return the number of steps of a turn, which takes some tenths of a second."""
         products = sum(a * b for a, b in zip(self.dims, self.dims[1:], strict=False)) * self.batch * self.runs
         return int(np.clip(1.5e9 / products, 2, 256))
 
     @property
     def rates(self) -> list[float]:
-        """The learning rate of each run."""
+        """Return the learning rate of each run."""
         return [float(rate) for rate in np.geomspace(*RATES, self.runs)]
 
     def network(self) -> Network:
@@ -74,7 +74,7 @@ class Case:
 
 @functools.cache
 def stand_in(inputs: int) -> Dataset:
-    """Noisy binary images of ten classes, as many as MNIST has, or as scikit-learn's digits where they are of 64."""
+    """Draw noisy binary images of ten classes, as many as MNIST has; of 64 pixels, as many as scikit-learn's digits."""
     rng, count, side = np.random.default_rng(0), 60_000 if inputs > 64 else 1442, round(inputs**0.5)
     labels = rng.integers(0, 10, count, dtype=np.uint8)
     prototypes = rng.integers(0, 2, (10, 1, side, side), dtype=np.uint8)
@@ -84,17 +84,17 @@ def stand_in(inputs: int) -> Dataset:
 
 
 class Contestant:
-    """One who takes turns of ``case.steps`` steps of training."""
+    """A participant, who takes turns of ``case.steps`` steps of training."""
 
     losses: Array | None = None
-    """(R,) on the probe batch after the last turn; None of one who does not train."""
+    """The losses (R,) on the probe batch after the last turn; None of one who does not train."""
 
     def __init__(self, case: Case) -> None:
         """Get ready to train the case."""
         self.case = case
 
     def turn(self) -> float:
-        """Take a turn, and measure the losses after it; the processor time per run and step of the turn, in seconds."""
+        """Take a turn and measure the losses after it; return its processor time per run and step, in seconds."""
         begin = time.process_time()
         self.advance()
         seconds = time.process_time() - begin
@@ -106,7 +106,7 @@ class Contestant:
         raise NotImplementedError
 
     def measure(self) -> Array | None:
-        """Losses (R,) on the probe batch, of one who trains."""
+        """Return the losses (R,) on the probe batch, of one who trains."""
         return None
 
 
@@ -141,7 +141,7 @@ class Floor(Contestant):
 
 @dataclass(frozen=True)
 class _EveryTurn(Schedule):
-    """Measures before the first turn, and after each but the last."""
+    """A schedule that measures before the first turn, and after each but the last."""
 
     turn: int
 
@@ -192,7 +192,7 @@ class LockStep(Contestant):
 
 
 def _begin(case: Case) -> tuple[list[dict[str, Array]], Iterator[Array], Array, Array]:
-    """Initial weights by layer, the stream of mini-batches, and the probe batch: as the training loop has them."""
+    """Return initial weights by layer, the stream of mini-batches and the probe batch, as in the training loop."""
     data = stand_in(case.inputs)
     weight_seed, batch_seed = np.random.SeedSequence(0).spawn(2)
     params, _ = case.network().init(np.random.default_rng(weight_seed), data.image_shape)
@@ -269,7 +269,7 @@ class Jax(Contestant):
         self.carry[0][0]["W"].block_until_ready()
 
     def measure(self) -> Array:
-        """Losses (R,) on the probe batch, normalised by its own statistics."""
+        """Return the losses (R,) on the probe batch, normalised by its own statistics."""
         return np.asarray(self.probe_losses(*self.carry))
 
 
@@ -313,12 +313,12 @@ class Torch(Contestant):
         self.step, self.probe_losses = step, probe_losses
 
     def advance(self) -> None:
-        """Step by step."""
+        """Train the mini-batches of a turn, step by step."""
         for _ in range(self.case.steps):
             self.step()
 
     def measure(self) -> Array:
-        """Loss (1,) on the probe batch, normalised by its own statistics."""
+        """Return the loss (1,) on the probe batch, normalised by its own statistics."""
         return np.asarray(self.probe_losses())
 
 
@@ -331,4 +331,4 @@ CONTESTANTS: dict[str, Callable[[Case], Contestant]] = {
 """All who may take part, by the name that tables and figures give them."""
 
 RIVALS = {"JAX": "jax", "PyTorch": "torch"}
-"""Those who train the same with another package, and take part where it is installed."""
+"""The contestants that train the same with another package, and take part where it is installed."""

@@ -1,4 +1,4 @@
-"""A diagnostic that sees its process and not the training; by itself, since workers import what it needs."""
+"""See the process and not the training, as a diagnostic; in a module by itself, since workers import what it needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..layers import Array
     Column("peak_memory", "run", "most memory of the process so far", "MB"),
 )
 def witness(snapshot: Snapshot) -> dict[str, Array]:
-    """Diagnostic that tells the time, in seconds since the epoch, and the most memory of its process so far, in MB."""
+    """Measure the time, in seconds since the epoch, and the most memory of the process so far, in MB."""
     try:
         import resource
     except ImportError:  # Windows
