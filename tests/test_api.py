@@ -50,6 +50,7 @@ def test_a_run_is_trained_once_and_is_the_one_of_the_command(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_sweep_trains_what_is_missing_and_is_the_one_of_the_command(
     here: Path, call: Callable[..., Ended], trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -274,6 +274,7 @@ def test_what_is_missing_is_named_with_the_command_that_trains_it(
     assert files(here) == []
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("how", ["script", "command"])
 def test_the_command_that_is_named_does_it(call: Callable[..., Ended], how: str) -> None:
     missing = shown_by(call, how, *SMALL)
