@@ -534,6 +534,12 @@ def everything_shown(results: Results) -> tuple[list[str], dict[str, bytes]]:
     return all_tables(results), pixels
 
 
+def read_all(results: Results) -> None:
+    """Whatever is read to show the results; to paint it reads no more."""
+    all_tables(results)
+    learning_rates.figures(results)
+
+
 @pytest.mark.parametrize("part", ["all", "only diverged"])
 def test_reference_data_show_the_same(trained: Results, tmp_path: Path, part: str) -> None:
     results = part_of(trained, PARTS[part])
@@ -556,7 +562,7 @@ def test_reference_data_have_no_column_that_is_not_shown(trained: Results, table
         without = reference.table(table).drop(columns=column)
         tables = dict(zip(TABLES, dataframes(reference), strict=True)) | {table: without}
         with pytest.raises(KeyError):
-            everything_shown(Results(**tables))
+            read_all(Results(**tables))
 
 
 def test_the_tables_are_printed_and_written_under_their_names(
