@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,11 @@ from bnrepro import api, sweeping
 from bnrepro.data import Dataset
 from bnrepro.store import RunResult
 from bnrepro.sweeping import train_group
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays, so that no garbage collection has to look through it again."""
+    gc.freeze()
 
 
 @pytest.fixture
