@@ -209,19 +209,19 @@ def events(runs: Sequence[Run], data: Dataset) -> Iterator[Event]:
 
 
 def train_runs(
-    runs: Sequence[Run], data: Dataset, watch: Callable[[Measurement], object] | None = None
-) -> list[Outcome]:
+    runs: Sequence[Run],
+    data: Dataset,
+    outcomes: Sequence[Outcome],
+    watch: Callable[[Measurement], object] | None = None,
+) -> None:
     """Train runs in lock-step, with one BLAS thread, on whose number the bits of a product depend.
 
     Args:
         runs: that can be trained in lock-step.
         data: their data set.
+        outcomes: one for each run, which are filled as training goes on; what raises leaves them as they are by then.
         watch: is called with each measurement.
-
-    Returns:
-        What became of each.
     """
-    outcomes = [Outcome() for _ in runs]
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         for event in events(runs, data):
             if isinstance(event, Measurement):
@@ -234,7 +234,6 @@ def train_runs(
             else:
                 for r, accuracy in zip(event.runs, event.test_accuracy, strict=True):
                     outcomes[r].test_accuracy = float(accuracy)
-    return outcomes
 
 
 def _record(measured: Measurement, outcomes: Sequence[Outcome]) -> None:

@@ -25,7 +25,7 @@ from .config import RUN_KEYS, Compute, Dask, RunConfig, check_run_keys, parse_pa
 from .data import Dataset, Source
 from .errors import InputError
 from .provenance import environment
-from .recipe import Model, Outcome, train_runs
+from .recipe import Model, train_runs
 from .settings import Choice, flatten, to_override
 from .store import CLAIM_SECONDS, RunResult, Store
 from .training import Measurement
@@ -147,7 +147,8 @@ def train_group(
         InputError: if training finds that what the user gave can't be trained.
         KeyboardInterrupt: if the user leaves a debugger, as for Ctrl-C.
     """
-    begin, error, found = time.perf_counter(), None, dict[str, Any]()
+    begin, found = time.perf_counter(), dict[str, Any]()
+    results = [RunResult(run) for run in runs]
 
     def look_on(measured: Measurement) -> None:
         if not found:  # while it trains, with the threads that BLAS then has
@@ -156,7 +157,7 @@ def train_group(
             watch(measured)
 
     try:
-        outcomes = train_runs(runs, data, look_on)
+        train_runs(runs, data, results, look_on)
     except InputError:
         raise
     except BdbQuit as left:
@@ -164,13 +165,11 @@ def train_group(
     except Exception:
         if len(runs) > 1:
             return [result for run in runs for result in train_group([run], data)]
-        outcomes = [Outcome(status="failed")]
-        error = traceback.format_exc()
+        results[0].status, results[0].error = "failed", traceback.format_exc()
     seconds = (time.perf_counter() - begin) / len(runs)
-    return [
-        RunResult(run, **vars(outcome), seconds=seconds, error=error, provenance=found or environment())
-        for run, outcome in zip(runs, outcomes, strict=True)
-    ]
+    for result in results:
+        result.seconds, result.provenance = seconds, found or environment()
+    return results
 
 
 def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:

@@ -268,7 +268,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("key=_seeming_length, reverse=True", "key=_seeming_length", "test_sweeping.py takes_longest"),
         M("part = (key, *[chosen[i] for i in of_key])", "part = (key,)", "test_sweeping.py first_key_slowest"),
         M("runs[run.run_id] = run", "runs[str(len(runs))] = run", "test_sweeping.py equal_runs"),
-        M("provenance=found or environment()", "provenance={}", "test_sweeping.py one_thread"),
+        M("seconds, found or environment()", "seconds, {}", "test_sweeping.py one_thread"),
         M("begin) / len(runs)", "begin) * len(runs)", "test_sweeping.py seconds_of_a_group"),
         M(
             "for run in runs for result in train_group([run], data)",

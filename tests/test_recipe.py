@@ -1,6 +1,6 @@
 """From settings to training: each setting reaches what it is for, and no other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from bnrepro.data import Dataset
 from bnrepro.datasets import Digits
 from bnrepro.layers import Conv2D, Dense, Dropout, Layer, Normal, ReLU, Sigmoid, Tanh, he, xavier
 from bnrepro.optim import Adagrad, ExponentialDecay, Momentum
-from bnrepro.recipe import Run, events, specification, train_runs
+from bnrepro.recipe import Outcome, Run, events, specification, train_runs
 from bnrepro.training import Diverged, Specification
 
 
@@ -116,12 +116,19 @@ def test_the_diagnostics_are_those_named(digits: Dataset) -> None:
     assert specify(digits, a_run({"diagnostics": []})).diagnostics == {}
 
 
+def outcomes_of(runs: Sequence[Run], data: Dataset) -> list[Outcome]:
+    """What becomes of runs that train in lock-step."""
+    outcomes = [Outcome() for _ in runs]
+    train_runs(runs, data, outcomes)
+    return outcomes
+
+
 def test_rows_have_the_columns_that_are_declared_and_the_values_of_their_own_run(digits: Dataset) -> None:
     changes = {"diagnostics": ["gradients", "units", "covariate_shift"], "train.steps": 4, "train.measurements": 2}
     runs: list[Run] = [a_run(changes | {"optimizer.lr": lr, "seed": seed}) for lr, seed in ((0.1, 0), (0.5, 1))]
-    together = train_runs(runs, digits)
+    together = outcomes_of(runs, digits)
     for run, outcome in zip(runs, together, strict=True):
-        (alone,) = train_runs([run], digits)
+        (alone,) = outcomes_of([run], digits)
         assert outcome == alone
         assert outcome.status == "done"
         levels = {"run": outcome.curves, "layer": outcome.layers, "unit": outcome.units}
@@ -140,7 +147,7 @@ def test_rows_have_the_columns_that_are_declared_and_the_values_of_their_own_run
 
 def test_a_run_that_diverges_ends_with_its_step_and_without_an_accuracy(digits: Dataset) -> None:
     runs = [a_run({"model.activation": "relu", "optimizer.lr": lr}) for lr in (1e6, 0.1, 0.5)]
-    diverged, *healthy = train_runs(runs, digits)
+    diverged, *healthy = outcomes_of(runs, digits)
     assert (diverged.status, diverged.test_accuracy) == ("diverged", None)
     assert diverged.diverged_at is not None
     assert diverged.curves[-1]["step"] <= diverged.diverged_at
@@ -148,5 +155,5 @@ def test_a_run_that_diverges_ends_with_its_step_and_without_an_accuracy(digits: 
     assert [event.step for event in told] == [diverged.diverged_at]
     for run, outcome in zip(runs[1:], healthy, strict=True):
         assert (outcome.status, outcome.diverged_at) == ("done", None)
-        assert [outcome] == train_runs([run], digits)
+        assert [outcome] == outcomes_of([run], digits)
     assert healthy[0].test_accuracy != healthy[1].test_accuracy

@@ -269,6 +269,25 @@ def test_an_exception_makes_a_run_failed_with_its_traceback(digits: Dataset, bro
         assert result.test_accuracy is None
 
 
+def test_a_run_that_fails_late_keeps_its_curve_up_to_there(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    @measures()
+    def third_time(snapshot: Snapshot) -> dict[str, Array]:
+        seen.append(len(seen))
+        if len(seen) == 3:
+            raise ArithmeticError("enough is enough")
+        return {}
+
+    (whole,) = train_group([a_run()], digits)
+    monkeypatch.setattr(RunConfig, "measured", lambda run: {"third": third_time})
+    (failed,) = train_group([a_run()], digits)
+    assert failed.status == "failed"
+    assert len(failed.curves) == 2
+    for row, expected in zip(failed.curves, whole.curves, strict=False):
+        assert row.items() <= expected.items()
+
+
 def raising_at_a_rate(rate: float) -> Diagnostic:
     """A diagnostic that raises for a group with a run at this rate."""
 
