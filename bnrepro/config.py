@@ -176,6 +176,9 @@ def _declared(cls: type, prefix: str) -> Iterator[Declared]:
 COLUMNS = {found.key: found.setting.column for found in declared_settings() if found.setting.column}
 """The settings that have a column of their own name in table ``runs``."""
 
+SETTING_COLUMNS = {COLUMNS.get(found.key, found.key) for found in declared_settings()}
+"""Columns of table ``runs`` that are settings; so are those of a user's own classes, which have dotted names."""
+
 
 def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Parse the fields of a run that ``settings[key]`` stands for, where ``key`` is one of ``RUN_KEYS``.
@@ -203,7 +206,7 @@ def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
     if key == "diagnostics":
         found[key] = sorted({*found[key]})
         measured = {name: MEASURES.resolve(name, key) for name in found[key]}
-        check_columns(measured, taken=["code", *COLUMNS.values()])
+        check_columns(measured, taken=["code", *SETTING_COLUMNS])
     return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .config import COLUMNS, RunConfig, declared_settings, digest
+from .config import COLUMNS, SETTING_COLUMNS, RunConfig, declared_settings, digest
 from .diagnostics import ALWAYS
 from .errors import InputError
 from .provenance import software
@@ -188,12 +188,8 @@ def _hashable(value: Any) -> Any:
     return to_override(value) if isinstance(value, list | dict) else value
 
 
-SETTINGS = {COLUMNS.get(found.key, found.key) for found in declared_settings()}
-"""Columns of table ``runs`` that are settings; so are those of a user's own classes, which have dotted names."""
-
-
 def _is_setting(column: object) -> bool:
-    return column in SETTINGS or "." in str(column)
+    return column in SETTING_COLUMNS or "." in str(column)
 
 
 class Store:

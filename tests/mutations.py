@@ -201,7 +201,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "dict(model.norm_options)",
             "test_config.py",
         ),
-        M('taken=["code", *COLUMNS.values()]', "taken=[]", "test_config.py"),
+        M('taken=["code", *SETTING_COLUMNS]', "taken=[]", "test_config.py"),
         M("self.train.batch_size < least", "self.train.batch_size < 1", "test_config.py two_examples"),
         M("_merge(old.get(key), value)", "value", "test_config.py more_grids"),
         M("    _check_fields(options, cls, key)\n    return", "    return", "test_config.py"),

@@ -356,6 +356,11 @@ def rate(snapshot):
     return {"lr": snapshot.lr}
 
 
+@measures(Column("diagnostics", "run", "learning rate"))
+def list_of_names(snapshot):
+    return {"diagnostics": snapshot.lr}
+
+
 def tiny(rng, fan_in, fan_out, shape):
     return np.full(shape, 1e-3)
 """
@@ -523,10 +528,11 @@ def test_more_grids_are_the_grid_with_changes() -> None:
     assert len(grid["model"]) > 1
 
 
-def test_a_diagnostic_can_not_take_the_column_of_a_setting(mine: None) -> None:
-    start = "diagnostics=mine_of_test_config.rate: column lr of each run is every table's already"
+@pytest.mark.parametrize(("name", "column"), [("rate", "lr"), ("list_of_names", "diagnostics")])
+def test_a_diagnostic_can_not_take_the_column_of_a_setting(mine: None, name: str, column: str) -> None:
+    start = f"diagnostics=mine_of_test_config.{name}: column {column} of each run is every table's already"
     with pytest.raises(InputError, match=start):
-        a_run({"diagnostics": ["mine_of_test_config.rate"]})
+        a_run({"diagnostics": [f"mine_of_test_config.{name}"]})
 
 
 # Identity of what computes
