@@ -6,7 +6,6 @@ Hydra composes ``conf/``, which holds every default; here stand the types and th
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -19,7 +18,7 @@ from pydantic_core import ErrorDetails
 from .datasets import DATASETS
 from .diagnostics import check_columns
 from .errors import InputError
-from .provenance import code_digest
+from .provenance import code_digest, digest
 from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
 from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
 
@@ -302,11 +301,6 @@ def _text(value: object, per_run: bool) -> str:
 @functools.cache
 def _text_of_training(training: Training) -> str:
     return to_json(describe(training, defaults=False))
-
-
-def digest(text: str) -> str:
-    """Return the digest of a text, as ids have it."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_run_keys(settings: Mapping[str, Any]) -> None:

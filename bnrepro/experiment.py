@@ -10,7 +10,6 @@ there is no store. An experiment with ``drawn_from(results)`` says which of the 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 from . import places
 from .config import RunConfig
 from .errors import InputError
+from .provenance import digest
 from .store import Results, Store
 
 TABLES = ("runs", "curves", "layers", "units")
@@ -54,7 +54,7 @@ def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
     kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
     name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
     if len(name) > 200:  # of the 255 bytes that file systems allow
-        name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        name = f"{name[:180]}-{digest(name)}"
     return sweep_folder / name
 
 

@@ -46,20 +46,22 @@ def code_digest(names: frozenset[str] = frozenset(), package: Path = PACKAGE) ->
         path = _file(module, own, package)
         if path is None or module in found or path == package / "__init__.py":
             continue
-        tree, found[module] = _read(path.read_bytes())
-        waiting += _imports(tree, module, is_package=path.name == "__init__.py")
-    digest = hashlib.sha256()
-    for module in sorted(found):
-        digest.update(f"{module}\0{found[module]}\0".encode())
-    return digest.hexdigest()[:16]
+        found[module], imported = _read(path.read_bytes(), module, path.name == "__init__.py")
+        waiting += imported
+    return digest("".join(f"{module}\0{text}\0" for module, text in sorted(found.items())))
+
+
+def digest(text: str) -> str:
+    """Return the digest of a text, as ids have it: 16 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.cache
-def _read(source: bytes) -> tuple[ast.Module, str]:
-    """Parse a module, and write down what counts in it."""
+def _read(source: bytes, module: str, is_package: bool) -> tuple[str, tuple[str, ...]]:
+    """Return what counts in a module, and every module that it may import."""
     tree, text = ast.parse(source), list[str]()
     _write(tree, text)
-    return tree, "".join(text)
+    return "".join(text), tuple(_imports(tree, module, is_package=is_package))
 
 
 def _file(module: str, own: str, package: Path) -> Path | None:

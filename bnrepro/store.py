@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .config import COLUMNS, SETTING_COLUMNS, RunConfig, declared_settings, digest
+from .config import COLUMNS, SETTING_COLUMNS, RunConfig, declared_settings
 from .diagnostics import ALWAYS
 from .errors import InputError
-from .provenance import software
+from .provenance import digest, software
 from .recipe import NORMS, Outcome
 from .settings import flatten, to_json, to_override
 

@@ -210,7 +210,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M('composed["sweep"] else ()', 'composed["sweep"] and sweep.more else ()', "test_config.py"),
     ],
     "bnrepro/provenance.py": [
-        M("waiting += _imports(", "_imports(", "test_provenance.py"),
+        M("waiting += imported", "assert imported is not None", "test_provenance.py"),
         M("not is_text and not _is_for_types_only(node)", "not _is_for_types_only(node)", "test_provenance.py words"),
         M("not is_text and not _is_for", "not is_text or not _is_for", "test_provenance.py words"),
         M('{"annotation", "returns"', '{"returns"', "test_provenance.py words"),
