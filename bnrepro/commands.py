@@ -64,7 +64,7 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     if settings.force:
         missing = runs
     if store is None or settings.dry_run:
-        from .dry_run import preview  # whose measure of memory Windows has not
+        from .dry_run import preview
 
         preview(runs, missing, store, settings.compute)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -13,15 +12,11 @@ from tqdm import tqdm
 from . import workers
 from .config import Compute, Parallel, RunConfig
 from .data import Dataset
+from .provenance import peak_memory
 from .recipe import events
 from .store import Store
 from .sweeping import form_groups, load_data
 from .training import Measurement
-
-try:
-    import resource
-except ModuleNotFoundError:  # on Windows
-    resource = None  # type: ignore[assignment]
 
 CALIBRATION_SECONDS = 1.0
 """The time for which a group is trained to see how fast it goes."""
@@ -60,7 +55,7 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
         source = "by the times of stored runs" + (f", and {source}" if set(largest) - set(stored) else "")
     typical = float(np.mean(list(seconds.values())))
     total = sum(seconds.get(run.group_id, typical) for run in missing) / min(at_once, len(groups))
-    each, own = max((peak for _, peak in measured.values() if peak), default=None), _peak_memory()
+    each, own = max((peak for _, peak in measured.values() if peak), default=None), peak_memory()
     sizes = [len(group) for group in groups]
     print(f"{len(missing)} runs to train in {len(groups)} groups of up to {max(sizes)}, {at_once} at once")
     print(f"time: about {tqdm.format_interval(total)}, {source}")
@@ -83,14 +78,14 @@ def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | N
         if now > CALIBRATION_SECONDS and len(points) >= CALIBRATION_POINTS:
             break
     else:
-        return now, _peak_memory()
+        return now, peak_memory()
     steps, times = np.array(points).T
     (per_step, per_measurement), *_ = np.linalg.lstsq(
         np.stack([steps, np.arange(len(steps))], axis=1), times - times[0], rcond=None
     )
     train = runs[0].train
     left = train.steps - steps[-1], len(train.measured_steps) - len(steps)
-    return now + max(0.0, per_step) * left[0] + max(0.0, per_measurement) * left[1], _peak_memory()
+    return now + max(0.0, per_step) * left[0] + max(0.0, per_measurement) * left[1], peak_memory()
 
 
 def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]:
@@ -100,13 +95,6 @@ def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]
     finished = table[table["status"] != "failed"]
     means = finished["seconds"].groupby(finished["run_id"].map(kinds)).mean()
     return {str(kind): float(mean) for kind, mean in means.items()}
-
-
-def _peak_memory() -> int | None:
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _megabytes(count: int) -> str:

@@ -187,3 +187,13 @@ def environment() -> dict[str, Any]:
         "blas_threads": lib.get("num_threads"),
         "machine": platform.machine(),
     }
+
+
+def peak_memory() -> int | None:
+    """Return the most memory, in bytes, that this process has had; None where the system does not tell, as Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

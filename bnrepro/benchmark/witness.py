@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
 
 from ..diagnostics import Column, Snapshot, measures
 from ..layers import Array
+from ..provenance import peak_memory
 
 
 @measures(
@@ -17,11 +17,7 @@ from ..layers import Array
 )
 def witness(snapshot: Snapshot) -> dict[str, Array]:
     """Measure the time, in seconds since the epoch, and the most memory of the process so far, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        peak = np.nan
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peak = peak_memory()
+    megabytes = np.nan if peak is None else peak / (1 << 20)
     runs = len(snapshot.lr)
-    return {"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, peak)}
+    return {"unix_time": np.full(runs, time.time()), "peak_memory": np.full(runs, megabytes)}
