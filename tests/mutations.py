@@ -457,7 +457,18 @@ def mutated(room: str, mutation: Mutation) -> str:
 def run(tests: Sequence[str], copy: Path) -> str | None:
     """Run tests of a copy; None if they pass or there are none, else the first that fails, or that it took long."""
     file, *words = tests
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"tests/{file}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n0",
+        "-x",
+        "--tb=no",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        f"tests/{file}",
+    ]
     command += ["-k", " or ".join(words)] if words else []
     with subprocess.Popen(
         command, cwd=copy, env=environment(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
