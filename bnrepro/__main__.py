@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bnrepro import commands, places
-from bnrepro.composition import complete, options, refuse_empty_grids
+from bnrepro.composition import complete, gather_lists, given_to, options, refuse, settle, typed
 from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.interrupts import end_interrupted, stop_on_signals
@@ -32,10 +33,11 @@ def command(composed: DictConfig) -> None:
     """Do what the settings say: one run, a sweep, the verification of one, or the benchmark."""
     from bnrepro.config import Settings
 
-    overrides = HydraConfig.get().overrides.task
+    overrides = typed(given_to(HydraConfig.get()))
     with bad_input_in_one_line(overrides):  # here too, since Hydra would print a line of its own
         places.use(HydraConfig.get().runtime)
-        settings = Settings.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        plain: Any = OmegaConf.to_container(composed, resolve=True)
+        settings = Settings.parse(settle(plain, HydraConfig.get(), print))
         try:
             do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
         except commands.TrainingFailed:
@@ -50,17 +52,23 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
         if choice or settings.verify.sweep is not None:
             raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
+        ignored = {*settings.run, "compute", "sweep", "verify"}
+        refuse(overrides, ignored, f"has no effect on benchmark={settings.benchmark}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
         return
     if settings.verify.sweep is not None:
-        commands.check(settings, settings.verify.sweep, choice)
+        if choice is not None:
+            raise InputError(f"verify.sweep={settings.verify.sweep}: not together with sweep={choice}")
+        ignored = {*settings.run, "sweep", "dataset.binarize"} - {"dataset"}
+        refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
+        commands.check(settings, settings.verify.sweep)
         return
+    refuse(overrides, ["verify"], "only with +verify")
     if not (settings.grids or settings.dry_run or settings.force or settings.show or choice):
-        commands.one_run(settings)
+        commands.one_run(settings, overrides)
         return
-    refuse_empty_grids(overrides)
     if choice is None:  # a scale without a sweep, or sweep.dry_run
         raise InputError(f"sweep=null: must be one of {', '.join(options('sweep'))}")
     if not settings.grids:
@@ -77,13 +85,15 @@ def main() -> None:
         print(answered)
         return
     begin()
-    sys.argv[1:] = complete(sys.argv[1:])
+    overrides = sys.argv[1:] = complete(sys.argv[1:])
     if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
         *words, begun = line.split(" ")
-        os.environ["COMP_LINE"] = " ".join([*complete(words), begun])
+        with suppress(InputError):  # a list that is refused once the command is given
+            os.environ["COMP_LINE"] = " ".join([*gather_lists(complete(words)), begun])
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with stop_on_signals(), bad_input_in_one_line(sys.argv[1:]):
+        with stop_on_signals(), bad_input_in_one_line(typed(overrides)):
+            sys.argv[1:] = gather_lists(overrides)
             command()
     except commands.TrainingFailed:
         sys.exit(1)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from . import experiment
-from .composition import MAIN_JOB, complete, compose, options
-from .config import RunConfig, Settings
+from .composition import MAIN_JOB, complete, compose, options, refuse, settings_given
+from .config import RUN_KEYS, Inline, RunConfig, Settings
 from .errors import InputError
 from .store import FILE, Results, RunResult, Store
 from .sweeping import Progress, expand, load_data, progress_bar, run_all, tell_apart, train_group, varying, without
@@ -43,7 +43,7 @@ def train(overrides: Sequence[str] = ()) -> Results:
     settings = _settings(overrides)
     if settings.grids or settings.force:
         raise InputError("sweep: bnrepro.sweep(NAME, overrides) trains one")
-    run = RunConfig.parse(settings.run)
+    (run,) = runs_of(settings, overrides)
     store, _ = train_one(run, settings.results_dir)
     results = store.load([run])
     if results.runs["status"].tolist() == ["failed"]:
@@ -68,7 +68,7 @@ def sweep(name: str = MAIN_JOB, overrides: Sequence[str] = ()) -> Results:
         UserWarning: if runs failed; column ``error`` of table ``runs`` has their tracebacks.
     """
     settings = _settings(_of_sweep(name, overrides))
-    runs = expand(settings.run, *settings.grids)
+    runs = runs_of(settings, overrides)
     store = Store(settings.results_dir / name, create=True)
     progress = Progress(len(runs if settings.force else without(runs, store.finished())))
     run_all(runs, store, settings.compute, progress, force=settings.force)
@@ -109,6 +109,8 @@ def load(name: str | Path, overrides: Sequence[str] | None = None) -> Results:
             warnings.warn(told, stacklevel=2)
         return store.load()
     settings = _settings(_of_sweep(str(name), overrides))
+    if settings.force:
+        raise InputError("sweep.force=true: only where runs are trained")
     runs, found, told = find_stored(settings, str(name), overrides)
     results = found.load(runs) if found else None
     if results is None or results.runs.empty:
@@ -156,7 +158,23 @@ def _settings(overrides: Sequence[str]) -> Settings:
     for override, given in others.items():
         if given:
             raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
+    refuse(overrides, ["verify"], "only with +verify, on the command line")
     return settings
+
+
+def runs_of(settings: Settings, overrides: Sequence[str]) -> list[RunConfig]:
+    """Return the runs that are asked for: those of a sweep, or the one.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed, or the override that none of the runs heeds.
+    """
+    if not (settings.grids or isinstance(settings.compute, Inline)):
+        refuse(overrides, ["compute"], "has no effect on a single run, which is trained as with compute=inline")
+    runs = expand(settings.run, *settings.grids) if settings.grids else [RunConfig.parse(settings.run)]
+    for text, path, value in settings_given(overrides):
+        if path[0] in RUN_KEYS and not any(run.has(path, null=value is None) for run in runs):
+            raise InputError(f"{text}: has no effect, since {'.'.join(path)} is not a setting of any of the runs")
+    return runs
 
 
 def train_one(run: RunConfig, results_dir: Path, out: TextIO | None = None) -> tuple[Store, bool]:
@@ -197,7 +215,7 @@ def find_stored(
     settings: Settings, name: str, overrides: Sequence[str]
 ) -> tuple[list[RunConfig], Store | None, str | None]:
     """Return the runs of a sweep, its store if there is one, and how many are missing and what trains them, if any."""
-    runs = expand(settings.run, *settings.grids)
+    runs = runs_of(settings, overrides)
     folder = settings.results_dir / name
     store = Store(folder) if (folder / FILE).exists() else None
     missing = without(runs, store.finished() if store else set())

@@ -26,12 +26,11 @@ class TrainingFailed(Exception):
     """Runs failed, or were not verified, as was reported; the jobs of ``--multirun`` that come after still train."""
 
 
-def one_run(settings: Settings) -> None:
+def one_run(settings: Settings, overrides: Sequence[str]) -> None:
     """Train one run with live progress, unless it is stored; then say how it ended and where it is."""
-    from .api import train_one
-    from .config import RunConfig
+    from .api import runs_of, train_one
 
-    run = RunConfig.parse(settings.run)
+    (run,) = runs_of(settings, overrides)
     store, found = train_one(run, settings.results_dir, sys.stdout)
     if found:
         print(f"found finished in {store.path}")
@@ -48,12 +47,12 @@ def one_run(settings: Settings) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
-    from .api import failure_report
+    from .api import failure_report, runs_of
     from .experiment import show
     from .store import FILE, Store
-    from .sweeping import Progress, expand, run_all, without
+    from .sweeping import Progress, run_all, without
 
-    runs = expand(settings.run, *settings.grids)
+    runs = runs_of(settings, overrides)
     folder = settings.results_dir / name
     store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
     missing = without(runs, store.finished() if store else set())
@@ -84,12 +83,10 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         raise TrainingFailed
 
 
-def check(settings: Settings, name: str, choice: str | None) -> None:
+def check(settings: Settings, name: str) -> None:
     """Train some stored runs of the sweep again and compare."""
     from .verify import verify
 
-    if choice is not None:
-        raise InputError(f"verify.sweep={name}: not together with sweep={choice}")
     if not verify(settings.results_dir / name, settings.verify.sample, settings.compute, settings.run["dataset"]):
         raise TrainingFailed
 
@@ -106,7 +103,7 @@ def redraw(file: str) -> None:
         from .config import Settings
 
         name = Path(file).stem
-        settings = Settings.parse(compose([f"+sweep={name}", *overrides]))
+        settings = Settings.parse(compose([f"+sweep={name}", *overrides], print))
         if places.find_experiment(name) != Path(file).resolve():
             raise InputError(f"{file}: not found by its name; it must be in experiments/ of the current folder")
         show(settings, name, overrides, as_reference=len(overrides) < len(sys.argv[1:]))

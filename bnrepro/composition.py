@@ -6,14 +6,14 @@ Nothing here knows what the settings mean.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -21,9 +21,17 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from . import places
 from .errors import InputError
+from .narrowing import AROUND, Given, Keys, find, leaves, narrow
 from .startup import VERSION_BASE
 
 MAIN_JOB = "learning_rates"
+
+GRID, MORE = ("sweep", "grid"), ("sweep", "more")
+
+LISTS = "sweep.lists"
+"""The setting that holds overrides by lists of values, as the user wrote them."""
+
+Tell: TypeAlias = Callable[[str], object]
 
 MEANT = {
     "sweep": (MAIN_JOB, ["sweep={}"]),
@@ -37,7 +45,7 @@ MEANT = {
 def complete(overrides: Sequence[str]) -> list[str]:
     """Write overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
 
-    Bare, they get a default value; with one, they need no ``+``.
+    Bare, they get a default value; with one, they need no ``+``. Nor does a key of the grid that is new there.
     """
     completed = []
     for override in overrides:
@@ -46,32 +54,220 @@ def complete(overrides: Sequence[str]) -> list[str]:
             default, meant = MEANT[name]
             completed += [each.format(value if equals else default) for each in meant]
         else:
-            completed.append(override)
+            completed.append(f"++{override}" if override.startswith("sweep.grid.") else override)
     return completed
 
 
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``conf/`` with overrides, completed as :func:`complete` does.
+def gather_lists(overrides: Sequence[str]) -> list[str]:
+    """Put lists of values beside a sweep, as ``seed=range(0,10)``, where Hydra takes them for one value.
+
+    Those of the grid become the values of an axis there, the others the setting ``sweep.lists``. Without a sweep, and
+    with ``--multirun``, they stay what they are to Hydra.
+
+    Raises:
+        InputError: if a list has no end, or no values.
+    """
+    parsed = [next(_parsed([override]), None) for override in overrides]
+    multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*overrides}
+    if multirun or not any(o and o.key_or_group == "sweep" and o.value() for o in parsed):
+        return list(overrides)
+    gathered, lists = [], []
+    for override, known in zip(overrides, parsed, strict=True):
+        if not known or not known.is_sweep_override() or known.is_delete():
+            gathered.append(override)
+        elif known.key_or_group.startswith("sweep.grid."):
+            gathered.append(f"{known.get_key_element()}=[{','.join(_listed(known))}]")
+        elif _path(known)[0] in (*AROUND, "hydra"):
+            gathered.append(override)
+        else:
+            lists.append(QuotedString(override, Quote.single).with_quotes())
+    return [*gathered, f"++{LISTS}=[{','.join(dict.fromkeys(lists))}]"] if lists else gathered
+
+
+def typed(overrides: Sequence[str]) -> list[str]:
+    """Write completed overrides as a user may type them."""
+    found: list[str] = []
+    for override in overrides:
+        if override.startswith(f"++{LISTS}=['"):
+            (gathered,) = _parsed([override])
+            found += cast(list[str], gathered.value())
+        else:
+            found.append(override.removeprefix("++") if override.startswith("++sweep.grid.") else override)
+    return found
+
+
+def given_to(composed_hydra: Any) -> list[str]:
+    """Return the completed overrides with which Hydra composed, interpolations in them as they were written."""
+    return cast(list[str], OmegaConf.to_container(composed_hydra.overrides.task))
+
+
+def compose(overrides: Sequence[str], tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Compose ``conf/`` with overrides, completed as :func:`complete` does, and :func:`settle` them.
 
     Whatever Hydra the caller has set up, as an application of its own does, is left as it is.
 
     Raises:
-        InputError: naming the override and what is allowed, if there is no such key or option.
+        InputError: naming the override and what is allowed, if there is no such key or option, or if it has no effect.
     """
     completed = complete(overrides)
     try:
-        refuse_empty_grids(completed)
+        completed = gather_lists(completed)
         with _hydra_on_conf():
             composed = hydra.compose("config", completed, return_hydra_config=True)
-        places.use(composed.hydra.runtime)
-        with open_dict(composed):
-            del composed["hydra"]
-        settings = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+            composed_hydra = composed.hydra
+            places.use(composed_hydra.runtime)
+            return settle(_plain(composed), composed_hydra, tell)
+    except InputError:
+        raise
     except Exception as error:
-        if told := mistake(error, completed):
+        if told := mistake(error, typed(completed)):
             raise InputError(" ".join(told.split())) from error
         raise
+
+
+def settle(settings: dict[str, Any], composed_hydra: Any, tell: Tell) -> dict[str, Any]:
+    """Keep the grids of a sweep to what was given beside them, so that no override is dropped.
+
+    Args:
+        settings: as Hydra composed them.
+        composed_hydra: the settings of Hydra itself that were composed with them.
+        tell: what is called with a line for each override that narrows a grid.
+
+    Raises:
+        InputError: if an override has no effect, naming it.
+    """
+    task = given_to(composed_hydra)
+    overrides = [o for o in _parsed(task) if _path(o)[0] != "hydra" and ".".join(_path(o)) != LISTS]
+    _refuse_superseded(settings, overrides)
+    if composed_hydra.runtime.choices.get("sweep") is None:
+        for override in overrides:
+            if _path(override)[:2] in (GRID, MORE):
+                raise InputError(f"{_text(override)}: only with a sweep: +sweep=NAME, of {', '.join(options('sweep'))}")
+        return settings
+    sweep = settings["sweep"]
+    lists = sweep.pop("lists") if any(o.startswith(f"++{LISTS}=['") for o in task) else []
+    grid, more = sweep.get("grid"), sweep.get("more", [])
+    if not (isinstance(grid, dict) and isinstance(more, list) and all(isinstance(each, dict) for each in more)):
+        return settings
+    given = [_given(o, settings) for o in overrides if _path(o)[0] not in AROUND]
+    given += _given_lists(lists, [o for o in task if not o.startswith(f"++{LISTS}=")], given)
+    axes, more_given = dict[Keys, str](), None
+    for override in overrides:
+        if _path(override)[:2] == GRID:
+            axes |= {path[2:]: _text(override) for path, _ in leaves(override.value(), _path(override))}
+        elif _path(override)[:2] == MORE:
+            more_given = _text(override)
+    sweep["grid"], narrowed, told = narrow(grid, more, given, axes, more_given)
+    if more:
+        sweep["more"] = narrowed
+    for line in told:
+        tell(line)
     return settings
+
+
+def _refuse_superseded(settings: Mapping[str, Any], overrides: Sequence[Override]) -> None:
+    """Refuse an override that a later one undoes, and one by nothing, which Hydra merges into what is there."""
+    for i, override in enumerate(overrides):
+        if override.is_delete():
+            continue
+        if _is_option(override):
+            key, chosen = override.get_key_element().lstrip("+"), override.value()
+            later = (o for o in overrides[i + 1 :] if o.get_key_element().lstrip("+~") == key and o.value() != chosen)
+            superseded = next(later, None)
+        else:
+            superseded = None
+            for path, value in leaves(override.value(), _path(override)):
+                composed = find(settings, path)
+                if value == {} and (composed != {} or path[:2] == GRID):
+                    must = "list values for at least one setting" if path[:2] == GRID else "have at least one setting"
+                    raise InputError(f"{_text(override)}: must {must}")
+                if composed != value and value == value and "$" not in str(value):
+                    later = (o for o in overrides[i + 1 :] if _within(_path(o), path) or _within(path, _path(o)))
+                    superseded = superseded or next(later, None)
+        if superseded:
+            raise InputError(f"{_text(override)}: not together with {_text(superseded)}")
+
+
+def _given(override: Override, settings: Mapping[str, Any]) -> Given:
+    path = _path(override)
+    parts = [
+        Given(_text(override), part, [find(settings, part)])
+        for part, _ in leaves(override.value(), path)
+        if isinstance(override.value(), dict)
+    ]
+    return Given(_text(override), path, [find(settings, path)], option=_is_option(override), parts=parts)
+
+
+def _given_lists(lists: Sequence[str], others: Sequence[str], given: Sequence[Given]) -> Iterator[Given]:
+    """Yield what was given as lists, beside the other overrides, and what was given by these."""
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    before = [(each.text, part.path) for each in given for part in (each, *each.parts)]
+    for (override,) in (parser.parse_overrides([text]) for text in lists):
+        key, path, text = override.get_key_element(), _path(override), _text(override)
+        for other, known in before:
+            if known == path or (other in lists and (_within(known, path) or _within(path, known))):
+                raise InputError(f"{other}: not together with {text}")
+        before.append((text, path))
+        each = [f"{key}={value}" for value in _listed(override)]
+        if options(override.key_or_group):
+            values = [find(_plain(hydra.compose("config", [*others, option])), path) for option in each]
+        else:
+            values = [parsed.value() for parsed in parser.parse_overrides(each)]
+        yield Given(text, path, values, listed=True)
+
+
+def _listed(override: Override) -> list[str]:
+    """Return the values of a list, each as it stands in an override of one."""
+    try:
+        values = [*override.sweep_string_iterator()]
+    except (HydraException, ValueError) as error:
+        raise InputError(f"{_text(override)}: must be a finite list of values ({error})") from error
+    if not values:
+        raise InputError(f"{_text(override)}: must list at least one value")
+    return values
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    with open_dict(composed):
+        composed.pop("hydra", None)
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+
+
+def refuse(overrides: Sequence[str], keys: Collection[str], why: str) -> None:
+    """Refuse overrides of settings at or below these keys.
+
+    Raises:
+        InputError: naming the override and why.
+    """
+    for override in _parsed(overrides):
+        if any(_within(_path(override), tuple(key.split("."))) for key in keys):
+            raise InputError(f"{_text(override)}: {why}")
+
+
+def settings_given(overrides: Sequence[str]) -> Iterator[tuple[str, Keys, Any]]:
+    """Yield what overrides give: their text, and each setting with its value."""
+    for override in _parsed(overrides):
+        if not override.is_delete():
+            for path, value in leaves(override.value(), _path(override)):
+                yield _text(override), path, value
+
+
+def _within(path: Keys, group: Keys) -> bool:
+    return path[: len(group)] == group
+
+
+def _path(override: Override) -> Keys:
+    """Return the keys under which an override stands among the settings."""
+    return tuple((override.package or override.key_or_group).replace("/", ".").split("."))
+
+
+def _text(override: Override) -> str:
+    return typed([str(override.input_line)])[0]
+
+
+def _is_option(override: Override) -> bool:
+    """Tell whether the override is of a group and names one of its options."""
+    return not isinstance(override.value(), dict) and bool(options(override.key_or_group))
 
 
 @contextmanager
@@ -96,17 +292,6 @@ def options(group: str) -> list[str]:
         return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
-def refuse_empty_grids(overrides: Sequence[str]) -> None:
-    """Refuse ``sweep.grid={}``: Hydra merges it into what is there, which would train the whole grid.
-
-    Raises:
-        InputError: naming the override.
-    """
-    for override in _parsed(overrides):
-        if f"{override.key_or_group}.".startswith("sweep.grid.") and override.value() == {}:
-            raise InputError(f"{override.input_line}: must list values for at least one setting")
-
-
 def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
     """Say what is wrong with the overrides, if Hydra raised the error over them: what was given and what is allowed."""
     if isinstance(error, MissingConfigException) and error.options:
@@ -117,7 +302,7 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         known = ", ".join(map(str, cause.parent_node))
-        return f"{_given(str(cause.full_key), overrides)}: no such key; known are {known}"
+        return f"{_giving(str(cause.full_key), overrides)}: no such key; known are {known}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"{error} ({cause})" if isinstance(cause, OmegaConfBaseException) else str(error)
     if isinstance(error, ValueError) and _is_raised_by_hydra(error):
@@ -125,7 +310,7 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _given(key: str, overrides: Sequence[str]) -> str:
+def _giving(key: str, overrides: Sequence[str]) -> str:
     """Return the override that sets ``key``, or something below it; the key itself if there is none."""
     at_or_below = (o for o in _parsed(overrides) if f"{o.key_or_group}.".startswith(f"{key}."))
     return next((str(override.input_line) for override in at_or_below), key)

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from .datasets import DATASETS
 from .diagnostics import check_columns
 from .errors import InputError
+from .narrowing import ABSENT, AROUND, Keys, find
 from .provenance import code_digest, digest
 from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
 from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
@@ -262,6 +263,14 @@ class RunConfig(Run):
         """Return all that makes the run what it is, in the layout of the settings."""
         return describe(self, defaults=True)
 
+    def has(self, path: Keys, *, null: bool) -> bool:
+        """Tell whether the run has a setting: one that is not left aside as null, unless it was given as ``null``."""
+        value = find(self.to_dict(), path)
+        choice = getattr(self, path[0], None)
+        if value is ABSENT and isinstance(choice, Choice):  # what says where data are makes no other run
+            value = find(vars(choice.value), path[1:])
+        return value is not ABSENT and (null or value is not None)
+
     @functools.cached_property
     def run_id(self) -> str:
         """Return the digest of the settings not at their dataclass's default: equal for equal runs, however spelled."""
@@ -391,7 +400,7 @@ class Settings:
         Raises:
             InputError: naming the key, its value and what is allowed.
         """
-        _check_keys(composed, (*RUN_KEYS, "compute", "results_dir", "sweep", "verify", "benchmark"), "")
+        _check_keys(composed, (*RUN_KEYS, *AROUND), "")
         sweep = validated(_Sweep, composed.get("sweep"), "sweep")
         return cls(
             run={key: value for key, value in composed.items() if key in RUN_KEYS},

@@ -12,6 +12,18 @@ from bnrepro.places import EXPERIMENTS
 
 TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute=inline"]
 SMALL = [*TINY, "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
+
+
+def but(overrides: Sequence[str], *others: str) -> list[str]:
+    """The overrides with others, which take the place of those of the same key: one key is not given twice."""
+    keys = {key_of(other) for other in others}
+    return [*(override for override in overrides if key_of(override) not in keys), *others]
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
 SCRIPT = EXPERIMENTS / "learning_rates.py"
 COMMAND = Path(sys.executable).with_name("bnrepro")
 

@@ -207,6 +207,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("    _check_fields(options, cls, key)\n    return", "    return", "test_config.py"),
         M('_check_keys(settings, RUN_KEYS, "")', "None", "test_sweeping.py bad_grids"),
         M("force=sweep.force", "force=False", "test_commands.py force"),
+        M("(null or value is not None)", "True", "test_narrowing.py no_effect"),
         M('composed["sweep"] else ()', 'composed["sweep"] and sweep.more else ()', "test_config.py"),
     ],
     "bnrepro/provenance.py": [
@@ -364,13 +365,33 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/composition.py": [
         M('(equals or override.startswith("+"))', "equals", "test_composition.py short_commands"),
-        M("refuse_empty_grids(completed)", "None", "test_composition.py mistake"),
+        M("value == {} and (composed", "value is None and (composed", "test_composition.py mistake"),
+        M("if superseded:", "if not overrides:", "test_narrowing.py can_have_no_effect"),
+        M("in (GRID, MORE)", "in (GRID,)", "test_narrowing.py can_have_no_effect"),
+        M("option=_is_option(override), parts", "parts", "test_narrowing.py varies_is"),
+        M("for part in (each, *each.parts)", "for part in (each,)", "test_narrowing.py can_have_no_effect"),
+        M("{*overrides}\n", "{*parsed}\n", "test_narrowing.py with_multirun"),
         M(
             "GlobalHydra.instance().hydra, version.version_base = before",
             "del before",
             "test_composition.py another_appl",
         ),
         M('.startswith(f"{key}."))', ".startswith(key))", "test_composition.py names_what_was"),
+    ],
+    "bnrepro/narrowing.py": [
+        M("after = list(given.values)", "after = found", "test_narrowing.py varies_is every_run"),
+        M(
+            "if any(_same(find(value, below), each) for each in given.values)",
+            "if value",
+            "test_narrowing.py every_run",
+        ),
+        M("(missing and whole)", "False", "test_narrowing.py no_effect"),
+        M("elif ABSENT in given.values:", "elif False:", "test_narrowing.py no_effect"),
+        M("if given.listed and found is ABSENT", "if found is None", "test_narrowing.py is_an_axis"),
+        M('option["name"] not in names:', "names is None:", "test_narrowing.py varies_is"),
+        M("isinstance(one, bool) == isinstance(other, bool) and ", "", "test_narrowing.py true_is_not_one"),
+        M("if other or (typed_more", "if (typed_more", "test_narrowing.py no_effect"),
+        M("changes += found", "changes = changes", "test_narrowing.py varies_is"),
     ],
     "bnrepro/commands.py": [
         M('if row["status"] == "failed":', 'if row["status"] == "lost":', "test_commands.py shows_its_traceback"),
@@ -382,7 +403,6 @@ ROOMS: dict[str, list[Mutation]] = {
             "missing and not as_reference",
             "test_commands.py what_is_missing",
         ),
-        M("if choice is not None:", "if choice is False:", "test_explain.py one_line_with_key"),
     ],
     "bnrepro/explain.py": [
         M("if TRACEBACK or explanation is None", "if explanation is None", "test_explain.py true_processes"),
@@ -423,7 +443,9 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/__main__.py": [
         M("if HydraConfig.get().mode == RunMode.RUN", "if HydraConfig.get().mode != RunMode.RUN", "test_main.py fails"),
         M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told that_is_named"),
-        M("    refuse_empty_grids(overrides)\n", "", "test_explain.py one_line_with_key"),
+        M("if choice is not None:", "if choice is False:", "test_explain.py one_line_with_key"),
+        M('    refuse(overrides, ["verify"], "only with +verify")\n', "", "test_explain.py one_line_with_key"),
+        M("[*gather_lists(complete(words)), begun]", "[*complete(words), begun]", "test_main.py completed_after"),
     ],
     "bnrepro/__init__.py": [
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from calls import SMALL, TINY, Ended, in_a_process
+from calls import SMALL, TINY, Ended, but, in_a_process
 from hydra.core.global_hydra import GlobalHydra
 from runs import a_run, assert_same_results
 
@@ -27,7 +27,7 @@ from bnrepro.places import PACKAGE, REFERENCE
 from bnrepro.store import FILE, RunResult, Store
 from bnrepro.sweeping import Progress
 
-LONGER = [*SMALL, "train.steps=6"]
+LONGER, WIDER = but(SMALL, "train.steps=6"), but(SMALL, "sweep.grid.seed=[0,1]")
 
 
 # Training
@@ -60,7 +60,7 @@ def test_a_sweep_trains_what_is_missing_and_is_the_one_of_the_command(
     assert out == ""
     assert err.splitlines()[-1] == "4 of 4 runs, 00:00 left"
     assert "4 found finished" in call("+sweep", *SMALL).out
-    wider = api.sweep(overrides=[*SMALL, "sweep.grid.seed=[0,1]"])
+    wider = api.sweep(overrides=WIDER)
     assert repr(wider) == "8 runs: 8 done; varies: activation, norm, seed"
     assert len(trained) == 8
     api.sweep("learning_rates", [*SMALL, "sweep.force=true"])
@@ -97,6 +97,10 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
         (lambda: api.sweep("figure1", ["+show"]), "sweep=learning_rates: the sweep is figure1, which is given by its"),
         (lambda: api.sweep("figure1", ["sweep.dry_run=true"]), "sweep.dry_run=true: only on the command line"),
         (lambda: api.sweep("figure1", ["sweep.show=true"]), "sweep.show=true: only on the command line"),
+        (lambda: api.train(["verify.sample=3"]), r"verify.sample=3: only with \+verify, on the command line"),
+        (lambda: api.train(["compute=dask"]), "compute=dask: has no effect on a single run, which is trained as with"),
+        (lambda: api.sweep("figure1", ["model.init.std=0.2"]), "model.init.std=0.2: none of the sweep's 5 values of"),
+        (lambda: api.load("figure1", ["sweep.force=true"]), "sweep.force=true: only where runs are trained"),
         (lambda: api.sweep("figure1", ["sweep.grid={}"]), r"sweep.grid=\{\}: must list values"),
     ],
 )
@@ -125,7 +129,7 @@ def state() -> dict[str, Any]:
 @pytest.mark.parametrize("compute", ["inline", "local"])
 def test_the_process_is_left_as_it_was(here: Path, compute: str) -> None:
     before = state()
-    api.sweep("learning_rates", [*SMALL, f"compute={compute}"])
+    api.sweep("learning_rates", but(SMALL, f"compute={compute}"))
     api.train(TINY)
     with pytest.raises(InputError):
         api.train(["model.foo=1"])
@@ -165,7 +169,7 @@ print(repr(asyncio.run(cell())), flush=True)
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     """Nor does a notebook: workers do not run it again."""
-    overrides = [*SMALL, "compute=local", "compute.n_jobs=2"]
+    overrides = but(SMALL, "compute=local", "compute.n_jobs=2")
     (tmp_path / "script.py").write_text(UNGUARDED.format(overrides=overrides))
     ended = in_a_process(["script.py"], tmp_path)
     assert (ended.status, ended.out) == (0, "4 runs: 4 done; varies: activation, norm\n"), ended.err
@@ -196,7 +200,7 @@ def test_a_missing_store_is_named_and_not_begun(tmp_path: Path, monkeypatch: pyt
 def test_one_variant_is_loaded_and_two_are_never_mixed_in_silence(here: Path) -> None:
     api.sweep("learning_rates", SMALL)
     assert len(load("learning_rates").runs) == 4  # without a warning, which would be an error
-    api.sweep("learning_rates", [*SMALL, "sweep.grid.seed=[0,1]", "sweep.grid.optimizer.lr=[0.1,0.2]"])
+    api.sweep("learning_rates", but(WIDER, "sweep.grid.optimizer.lr=[0.1,0.2]"))
     assert len(load("learning_rates").runs) == 16  # a wider grid is no other variant
     api.sweep("learning_rates", LONGER)
     told = "results/learning_rates/runs.sqlite: several variants of the sweep, which differ in train.steps; "
@@ -215,7 +219,7 @@ def test_a_variant_of_which_runs_are_missing_says_so(here: Path) -> None:
     with pytest.warns(
         UserWarning, match=r"^4 of 8 runs are not in .*; to train them: python .*seed=\[0,1\]'$"
     ) as warned:
-        assert len(load("learning_rates", [*SMALL, "sweep.grid.seed=[0,1]"]).runs) == 4
+        assert len(load("learning_rates", WIDER).runs) == 4
     assert warned[0].filename == __file__
 
 

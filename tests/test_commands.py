@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, files
+from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files
 from runs import query
 
 import bnrepro
@@ -118,7 +118,7 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
     call("+sweep", *SMALL)
     old = set(trained)
     trained.clear()
-    ended = call("+sweep", *SMALL, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]")
+    ended = call("+sweep", *TINY, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]")
     assert ended.out.startswith("learning_rates: 16 runs, 4 found finished in ")
     assert (len(trained), len(set(trained) | old)) == (12, 16)
     folders = {Path(line).parent.name for line in ended.out.splitlines()[-5:]}
@@ -172,7 +172,7 @@ def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
     assert list(here.iterdir()) == []
     assert trained == []
 
-    two = call("+sweep", *SMALL, "compute=local", "compute.n_jobs=2", "sweep.dry_run=true").out.splitlines()
+    two = call("+sweep", *but(SMALL, "compute=local", "compute.n_jobs=2"), "sweep.dry_run=true").out.splitlines()
     assert re.fullmatch(r"memory: about \d+ MB in each of 2 workers and \d+ MB here", two[3])
 
     call("+sweep", *SMALL)
@@ -224,12 +224,12 @@ def test_stored_runs_are_verified_by_training_some_of_them_again(
     call: Callable[..., Ended], here: Path, trained: list[str]
 ) -> None:
     call("+sweep", *SMALL)
-    verified = call("+verify", *TINY, "verify.sample=2")
+    verified = call("+verify", "compute=inline", "verify.sample=2")
     assert verified.status == 0
     assert "2 of 2 runs are equal, bit for bit" in verified.out
     assert len(trained) == 6
     query(here / "results" / "learning_rates" / FILE, "UPDATE curves SET train_loss = train_loss + 1e-9 WHERE step = 5")
-    assert call("+verify=learning_rates", *TINY).status == 1
+    assert call("+verify=learning_rates", "compute=inline").status == 1
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,35 @@ def test_every_sweep_of_conf_trains_and_shows(call: Callable[..., Ended], here: 
     ended = call(f"+sweep={name}", *SMALL)
     assert ended.status == 0
     assert any(path.endswith(".svg") for path in files(here / "results" / name))
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_an_override_of_what_a_sweep_varies_is_told_and_names_what_its_folder_shows(
+    call: Callable[..., Ended], here: Path, trained: list[str]
+) -> None:
+    told = [
+        "model.activation=tanh: in place of the sweep's [sigmoid, relu]",
+        "seed=4,5: in place of the sweep's [0, 1, 2]",
+    ]
+    given = [*TINY, "model.activation=tanh", "seed=4,5", "sweep.grid.optimizer.lr=[0.1]"]
+    first = call("+sweep", *given)
+    assert first.status == 0, first.err
+    assert sorted(first.out.splitlines()[:2]) == told
+    assert first.out.splitlines()[2].startswith("learning_rates: 4 runs, 0 found finished in ")
+    runs = bnrepro.load("learning_rates").runs
+    assert runs[["activation", "seed"]].drop_duplicates().to_numpy().tolist() == [["tanh", 4], ["tanh", 5]]
+    (folder,) = {Path(path).parent.name for path in files(here) if path.endswith(".csv")}
+    assert {"model.activation=tanh", "seed=4,5"} <= {*re.split(r",(?=\w+[.=])", folder)}
+
+    for again in (call("+show", *given), call(*given, script=SCRIPT), call("+sweep", "sweep.dry_run=true", *given)):
+        assert again.status == 0, again.err
+        assert sorted(again.out.splitlines()[:2]) == told
+    assert again.out.splitlines()[2:] == [
+        "learning_rates: 4 runs, 4 found finished in results/learning_rates/runs.sqlite", "nothing to train"
+    ]  # fmt: skip
+    assert len(trained) == len(bnrepro.load("learning_rates", given).runs) == len(bnrepro.sweep(overrides=given).runs)
+    missing = call("+show", *but(given, "seed=6,7"))
+    assert call(*shlex.split(missing.err.partition("python -m bnrepro ")[2])).status == 0
 
 
 # Shown again
@@ -279,7 +308,7 @@ def test_what_is_missing_is_named_with_the_command_that_trains_it(
 def test_the_command_that_is_named_does_it(call: Callable[..., Ended], how: str) -> None:
     missing = shown_by(call, how, *SMALL)
     assert call(*shlex.split(missing.err.partition("python -m bnrepro ")[2])).status == 0
-    wider = shown_by(call, how, *SMALL, "sweep.grid.seed=[0,1]")
+    wider = shown_by(call, how, *but(SMALL, "sweep.grid.seed=[0,1]"))
     assert wider.err.startswith("bnrepro: 4 of 8 runs are not in results/learning_rates; ")
     assert shown_by(call, how, *SMALL).status == 0
 

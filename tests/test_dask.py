@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from calls import but
 from runs import assert_same_results
 from sweeps import MINE, SMALL, TWELVE, a_sweep, drawn, entered, eventually, finish, marked, patience, stored
 
@@ -81,7 +82,7 @@ def test_the_same_bits_on_one_and_two_processes_and_on_dask_though_a_worker_is_k
     folders = [tmp_path / name for name in ("one", "two", "dask", "local cluster")]
     one, two, dask, local = folders
     assert finish(one, [*TWELVE, "compute=inline"])[0] == 0
-    assert finish(two, [*TWELVE, "compute.n_jobs=2", "compute.group_size=3"])[0] == 0
+    assert finish(two, but(TWELVE, "compute.n_jobs=2", "compute.group_size=3"))[0] == 0
     assert finish(local, [*TWELVE, "compute=dask", "compute.n_jobs=2"])[0] == 0
     with a_cluster(tmp_path / "elsewhere") as cluster, a_sweep(dask, on(cluster)) as sweep:
         eventually(lambda: len(set(entered(cluster.folder))) == 2)  # both are at work

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from calls import but
 from runs import assert_same_results
 from sweeps import (
     SMALL,
@@ -104,7 +105,7 @@ def test_workers_of_a_killed_sweep_end_by_themselves(tmp_path: Path) -> None:
     temporary.mkdir()
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(temporary))
-        with a_sweep(tmp_path / "here", [*TWELVE, "train.steps=1000000"]) as sweep:
+        with a_sweep(tmp_path / "here", but(TWELVE, "train.steps=1000000")) as sweep:
             eventually(lambda: len(entered(tmp_path / "here")) == 2)
             assert len(sweep.workers()) == 2
             assert list(temporary.glob("bnrepro-*/*"))
@@ -189,7 +190,7 @@ def test_two_sweeps_at_once_share_the_work(tmp_path: Path, undisturbed: Undistur
 @pytest.mark.slow
 def test_a_sweep_takes_over_what_a_killed_one_held(tmp_path: Path, undisturbed: Undisturbed) -> None:
     """The first holds what is left when the second comes."""
-    with a_sweep(tmp_path, [*TWELVE, "compute.group_size=12", "compute.n_jobs=2"]) as first:
+    with a_sweep(tmp_path, but(TWELVE, "compute.group_size=12", "compute.n_jobs=2")) as first:
         eventually(lambda: len(entered(tmp_path)) == 12)
         first.process.send_signal(signal.SIGSTOP)
         with a_sweep(tmp_path, TWELVE) as second:
@@ -207,7 +208,7 @@ def test_a_sweep_takes_over_what_a_killed_one_held(tmp_path: Path, undisturbed: 
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
-    wide = [*TWELVE, "model.hidden=[100]", "diagnostics=[units]", "compute=inline"]
+    wide = but(TWELVE, "model.hidden=[100]", "diagnostics=[units]", "compute=inline")
     size = 300_000
     limits = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
     with a_sweep(tmp_path, wide, limits) as sweep:

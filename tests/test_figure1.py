@@ -381,7 +381,7 @@ def test_figure_1bc_stands_over_the_paper_on_one_scale() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The sweep itself, on digits and small, with a rate at which all runs diverge."""
-    small = ["model.hidden=[6,5]", "train.steps=40", "train.measurements=4", "sweep.grid.seed=[0,1]"]
+    small = ["model.hidden=[6,5]", "train.steps=40", "sweep.grid.train.measurements=[4]", "sweep.grid.seed=[0,1]"]
     rates = ["sweep.grid.optimizer.lr=[0.1,1,1e6]"]
     few = ["sweep.grid.model.init=[{scheme: normal, std: 0.1}, {scheme: xavier, std: null}]"]
     composed = Settings.parse(compose(["+sweep=figure1", *small, *rates, *few]))

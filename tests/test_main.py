@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from calls import BROKEN, COMMAND, SCRIPT, SMALL, TINY, Ended, assert_one_line, files, in_a_process
+from calls import BROKEN, COMMAND, SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files, in_a_process
 
 import bnrepro
 
@@ -28,8 +28,7 @@ def test_multirun_goes_on_after_a_run_that_fails(call: Callable[..., Ended], min
 
 @pytest.mark.usefixtures("blank_figures")
 def test_multirun_over_sweeps_runs_them_all(call: Callable[..., Ended], here: Path) -> None:
-    small = [f"++{o}" if o.startswith("sweep") else o for o in SMALL]  # Hydra forgets +sweep= when it checks them
-    ended = call("--multirun", "+sweep=learning_rates,covariate_shift", *small)
+    ended = call("--multirun", "+sweep=learning_rates,covariate_shift", *SMALL)
     assert (ended.status, ended.out.count(": 4 runs, 0 found finished")) == (0, 2)
     assert len(bnrepro.load("covariate_shift").runs) == len(bnrepro.load("learning_rates").runs) == 4
 
@@ -137,13 +136,30 @@ def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], her
     assert files(here) == []
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_with_multirun_a_list_is_a_job_for_each_value(call: Callable[..., Ended], trained: list[str]) -> None:
+    ended = call("--multirun", "+sweep", *SMALL, "model.activation=tanh,relu", "model.norm=batch")
+    assert (ended.status, len(trained)) == (0, 2)
+    assert [line for line in ended.out.splitlines() if line.startswith("model.activation=")] == [
+        f"model.activation={name}: in place of the sweep's [sigmoid, relu]" for name in ("tanh", "relu")
+    ]
+
+
+def test_settings_are_completed_after_a_list_and_a_key_of_the_grid(
+    call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "bnrepro +sweep seed=0,1 sweep.grid.train.steps=[1,2] optimizer.l")
+    assert call("-sc", "query=bash").out.split() == ["optimizer.lr="]
+
+
 # True processes
 
 
 def test_true_processes(tmp_path: Path) -> None:
     """The command that pip installs, on two workers, with a class of the user's own, then the script; -W error."""
     (tmp_path / "mine.py").write_text(BROKEN)
-    overrides = [*SMALL, "compute=local", "compute.n_jobs=2", "sweep.grid.model.activation=[mine.Whole,relu]"]
+    two, mine = ["compute=local", "compute.n_jobs=2"], "sweep.grid.model.activation=[mine.Whole,relu]"
+    overrides = but(SMALL, *two, mine)
     trained = in_a_process([str(COMMAND), "+sweep", *overrides], tmp_path)
     assert trained.status == 0
     assert trained.out.startswith("learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite\n")

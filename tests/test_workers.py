@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import threadpoolctl
+from calls import but
 from runs import a_run, write_idx
 from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
 
@@ -167,7 +168,7 @@ def test_a_system_without_hangups_and_measures_of_memory_will_do(
     assert (status, err) == (0, "")
     assert "\nmemory: can't be measured on this system\n" in out
     (tmp_path / "here" / "entered").unlink()
-    with a_sweep(tmp_path / "here", [*TWELVE, "train.steps=1000000"]) as sweep:
+    with a_sweep(tmp_path / "here", but(TWELVE, "train.steps=1000000")) as sweep:
         eventually(lambda: len(entered(tmp_path / "here")) == 2)
         assert len(sweep.workers()) == 2
         sweep.process.kill()
