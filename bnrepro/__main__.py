@@ -52,7 +52,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
         if choice or settings.verify.sweep is not None:
             raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
-        ignored = {*settings.run, "compute", "sweep", "verify"}
+        ignored = {*settings.run, "compute", "sweep", "figures", "verify"}
         refuse(overrides, ignored, f"has no effect on benchmark={settings.benchmark}")
         from bnrepro.benchmark import benchmark
 
@@ -61,12 +61,13 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
     if settings.verify.sweep is not None:
         if choice is not None:
             raise InputError(f"verify.sweep={settings.verify.sweep}: not together with sweep={choice}")
-        ignored = {*settings.run, "sweep", "dataset.binarize"} - {"dataset"}
+        ignored = {*settings.run, "sweep", "figures", "dataset.binarize"} - {"dataset"}
         refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
         commands.check(settings, settings.verify.sweep)
         return
     refuse(overrides, ["verify"], "only with +verify")
-    if not (settings.grids or settings.dry_run or settings.force or settings.show or choice):
+    if not (settings.grids or settings.dry_run or settings.force or settings.show or settings.redraw or choice):
+        refuse(overrides, ["figures"], "has no effect on a single run, of which none is drawn")
         commands.one_run(settings, overrides)
         return
     if choice is None:  # a scale without a sweep, or sweep.dry_run

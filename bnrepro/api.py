@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import experiment
 from .composition import MAIN_JOB, complete, compose, options, refuse, settings_given
 from .config import RUN_KEYS, Inline, RunConfig, Settings
 from .errors import InputError
@@ -97,7 +96,9 @@ def load(name: str | Path, overrides: Sequence[str] | None = None) -> Results:
     if path.parts[:1] == ("reference",) and len(path.parts) == 2:
         if overrides is not None:
             raise InputError(f"{name}: has no variants, so no overrides")
-        return experiment.load_reference(path.name)
+        from .reference import load_reference
+
+        return load_reference(path.name)
     folder = path.parent if path.name == FILE else path
     if (folder / FILE).is_file():
         if overrides is not None:
@@ -159,6 +160,7 @@ def _settings(overrides: Sequence[str]) -> Settings:
         if given:
             raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
     refuse(overrides, ["verify"], "only with +verify, on the command line")
+    refuse(overrides, ["figures", "sweep.redraw"], "only on the command line, which draws")
     return settings
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,12 +50,13 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
+    from . import presenting
     from .api import failure_report, runs_of
-    from .experiment import show
     from .store import FILE, Store
     from .sweeping import Progress, run_all, without
 
     runs = runs_of(settings, overrides)
+    presenting.check(name, runs, settings.figures)
     folder = settings.results_dir / name
     store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
     missing = without(runs, store.finished() if store else set())
@@ -68,11 +72,12 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         preview(runs, missing, store, settings.compute)
         return
     progress = Progress(len(missing))
+    draw = partial(presenting.show, name, runs, folder, overrides, settings.figures)
     try:
-        run_all(runs, store, settings.compute, progress, force=settings.force)
-        finished = store.finished()
-        if ended := [run for run in runs if (run.run_id, run.code) in finished]:
-            show(name, ended, folder, overrides)
+        with again_and_again(settings.redraw, partial(draw, quiet=True)):
+            run_all(runs, store, settings.compute, progress, force=settings.force)
+        if any((run.run_id, run.code) in store.finished() for run in runs):
+            draw()
     except KeyboardInterrupt as stop:
         left = len(without(runs, store.finished()))
         command = shlex.join(["python", "-m", "bnrepro", *overrides])
@@ -81,6 +86,27 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     if progress.failed:
         print(failure_report(progress.failed, runs, store.path), file=sys.stderr)
         raise TrainingFailed
+
+
+@contextmanager
+def again_and_again(seconds: float | None, task: Callable[[], object]) -> Iterator[None]:
+    """Do the task every so many seconds, as long as this lasts, in a thread of its own, whose errors are no matter."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(seconds):
+            with suppress(Exception):  # such as no run yet; what the last drawing says is reported
+                task()
+
+    thread = threading.Thread(target=work, daemon=True)
+    if seconds is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if seconds is not None:
+            thread.join()
 
 
 def check(settings: Settings, name: str) -> None:
@@ -110,32 +136,39 @@ def redraw(file: str) -> None:
 
 
 def show(settings: Settings, name: str, overrides: Sequence[str], *, as_reference: bool = False) -> None:
-    """Show what is stored of a sweep, and train nothing.
-
-    Without a store and without overrides, the reference data are shown.
+    """Show what is stored of a sweep, or its reference data if that is what ``sweep.show`` says, and train nothing.
 
     Args:
         settings: of the sweep.
         name: of the sweep.
         overrides: with which it was composed, besides its name.
-        as_reference: make it the reference data.
+        as_reference: make what is stored, which must be all of the sweep, the reference data.
 
     Raises:
-        InputError: if runs are missing otherwise, naming the command that trains them; or if training was asked for.
+        InputError: if no run is stored, naming the command that trains them; or if training was asked for.
     """
-    from . import experiment
+    from . import presenting, reference
     from .api import find_stored
+    from .sweeping import without
 
-    if settings.dry_run or settings.force:
-        raise InputError("sweep.show=true: not together with sweep.dry_run=true or sweep.force=true")
+    if settings.dry_run or settings.force or settings.redraw:
+        raise InputError("sweep.show=true: not together with sweep.dry_run=true, sweep.force=true or sweep.redraw")
+    if settings.show == "reference":
+        if of_runs := [o for o in overrides if not o.lstrip("+").startswith(("figures.", "sweep.show="))]:
+            raise InputError(f"{of_runs[0]}: reference/{name} has no variants")
+        reference.show_reference(name, settings.figures)
+        return
     folder = settings.results_dir / name
-    runs, _, missing = find_stored(settings, name, overrides)
-    if missing and not (overrides or as_reference) and experiment.has_reference(name):
-        print(f"{folder} has not all of the {len(runs)} runs; here is the reference", flush=True)
-        experiment.show_reference(name)
-    elif missing:
+    runs, store, missing = find_stored(settings, name, overrides)
+    if as_reference and missing:
         raise InputError(missing)
-    elif as_reference:
-        experiment.make_reference(name, runs, folder)
+    if as_reference:
+        reference.make_reference(name, runs, folder, settings.figures)
+    elif store is None or len(without(runs, store.finished())) == len(runs):
+        known = reference.known()
+        told = f"; the reference data: python -m bnrepro +show=reference/{name}" if name in known else ""
+        raise InputError(f"{missing}{told}")
     else:
-        experiment.show(name, runs, folder, overrides)
+        if missing:
+            print(missing)
+        presenting.show(name, runs, folder, overrides, settings.figures)

@@ -42,6 +42,10 @@ MEANT = {
 """The default value of each short command, and the overrides that it stands for."""
 
 
+REFERENCE = "reference/"
+"""What stands before the name of a sweep of which the reference data are meant."""
+
+
 def complete(overrides: Sequence[str]) -> list[str]:
     """Write overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
 
@@ -52,6 +56,8 @@ def complete(overrides: Sequence[str]) -> list[str]:
         name, equals, value = override.removeprefix("+").partition("=")
         if name in MEANT and (equals or override.startswith("+")):
             default, meant = MEANT[name]
+            if name == "show" and value.startswith(REFERENCE):
+                value, meant = value.removeprefix(REFERENCE), ["sweep={}", "sweep.show=reference"]
             completed += [each.format(value if equals else default) for each in meant]
         else:
             completed.append(f"++{override}" if override.startswith("sweep.grid.") else override)

@@ -373,6 +373,17 @@ class Verify:
     """The number of stored runs that are trained again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The way in which figures are drawn; it changes no number."""
+
+    width: Annotated[float, Field(gt=0.5, le=100, allow_inf_nan=False)] | None
+    """The width of every figure in inches, which scales all but the text; None for each its own."""
+    style: Annotated[str, Field(min_length=1)] | None
+    """A matplotlib style sheet, by name or path, that changes the project's look; None for that alone."""
+    formats: Annotated[list[Literal["png", "svg", "pdf"]], Field(min_length=1)]
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that a command says: the base run, the grids around it, and where to compute and keep it."""
@@ -385,8 +396,11 @@ class Settings:
     """Whether to say what a sweep would do, and do nothing."""
     force: bool
     """Whether stored runs are trained again."""
-    show: bool
-    """Whether to show what is stored of a sweep, and train nothing."""
+    show: bool | Literal["reference"]
+    """Whether to show what is stored of a sweep, or its reference data, and train nothing."""
+    redraw: float | None
+    """The seconds after which what is stored is shown again while the sweep goes on; None for not before it ends."""
+    figures: Figures
     verify: Verify
     results_dir: Path
     compute: Compute
@@ -408,6 +422,8 @@ class Settings:
             dry_run=sweep.dry_run,
             force=sweep.force,
             show=sweep.show,
+            redraw=sweep.redraw,
+            figures=validated(Figures, composed.get("figures"), "figures"),
             verify=validated(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(_outer(composed, "results_dir", Annotated[str, Field(min_length=1)])),
             compute=_compute(composed.get("compute")),
@@ -442,7 +458,8 @@ def _folder(path: str) -> Path:
 class _Sweep:
     dry_run: bool
     force: bool
-    show: bool
+    show: bool | Literal["reference"]
+    redraw: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     grid: dict[str, Any] = field(default_factory=dict)
     """The values of settings that are combined; without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)

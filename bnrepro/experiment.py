@@ -1,42 +1,86 @@
-"""Turn the results of a sweep into what its experiment shows: tables and figures.
+"""Define what an experiment is, find it by its name, and check before training that its sweep can answer it.
 
-An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, ours or the user's own (``places``), with
-``score(results)``, a DataFrame, and ``figures(results)``, a dict of matplotlib Figures by file name. It may have
-``tables(results)``, a dict of further DataFrames by file name. Run as a script, it redraws without training.
-
-Reference data, in ``results/reference/NAME``, are stored runs as tables of text, from which the script redraws where
-there is no store. An experiment with ``drawn_from(results)`` says which of the results that takes.
+An experiment is ``experiments/NAME.py`` beside ``conf/sweep/NAME.yaml``, ours or the user's own (``places``), with an
+:class:`Experiment` by the name of ``EXPERIMENT``. Run as a script, it shows what is stored without training.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import re
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import places
-from .config import RunConfig
+from .analysis import Finding, Tables, is_among
+from .config import COLUMNS, RunConfig
+from .diagnostics import ALWAYS, DIAGNOSTICS
 from .errors import InputError
-from .provenance import digest
-from .store import Results, Store
+from .recipe import MEASURES
+from .settings import flatten, to_override
+from .store import Results
 
-TABLES = ("runs", "curves", "layers", "units")
-"""The tables of results, in the order in which they are given."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-NOT_PART_OF_A_RUN = ("results_dir", "compute", "dataset.root", "sweep=", "sweep.force", "hydra")
+TABLE_OF = {"run": "curves", "layer": "layers", "unit": "units"}
+"""The table of results that has the columns of each level of measurement."""
 
 
-def import_experiment(name: str) -> ModuleType | None:
-    """Import the module ``experiments/NAME.py``; return None if there is none.
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A claim, what it takes to test it, and how results become numbers, figures and a verdict.
+
+    ``analyse`` and what follows get results in which nothing varies but ``arms`` and the seed: those of a sweep over
+    further settings are given facet by facet (:func:`bnrepro.analysis.facets`). They may be any part of a sweep.
+    """
+
+    claim: str
+    """The claim in one sentence, with the section of the paper."""
+    criterion: str
+    """The condition that a finding has to meet, in one sentence; fixed before the runs are looked at."""
+    arms: Sequence[str]
+    """The settings that are compared: columns of table ``runs``, or dotted keys, of a group for all of it."""
+    needs: Sequence[str]
+    """The columns without which there is nothing to analyse, as LEVEL.COLUMN: ``run.test_accuracy``."""
+    uses: Sequence[str] = ()
+    """The columns that are analysed too where they are measured."""
+    analyse: Callable[[Results], Tables]
+    """Returns tables of estimates: those with an index level ``quantity`` are printed, others are for figures."""
+    draw: Callable[[Tables], dict[str, Figure]]
+    """Returns figures by file name, of the tables alone."""
+    verdict: Callable[[Tables], Sequence[Finding]]
+    """Returns the estimates on which the verdict rests, held against the criterion."""
+
+    def check(self, name: str, runs: Sequence[RunConfig]) -> None:
+        """Refuse a sweep that can't answer the question, before it is trained.
+
+        Raises:
+            InputError: naming what is missing, and what has it.
+        """
+        for diagnostics in dict.fromkeys(tuple(run.diagnostics) for run in runs):
+            measured = {f"run.{column.name}" for column in ALWAYS}
+            for each in diagnostics:
+                measured |= {f"{c.level}.{c.name}" for c in MEASURES.resolve(each, "diagnostics").columns}
+            for missing in (column for column in self.needs if column not in measured):
+                told = [n for n, d in DIAGNOSTICS.items() for c in d.columns if f"{c.level}.{c.name}" == missing]
+                given = to_override(list(diagnostics))
+                raise InputError(f"diagnostics={given}: {name} needs {' or '.join(told) or missing} among them")
+        settings = {COLUMNS.get(key, key) for run in runs for key, _ in flatten(run.to_dict())}
+        for arm in self.arms:
+            if not any(is_among(setting, [arm]) for setting in settings):
+                raise InputError(f"{arm}: {name} compares it, and no run of this sweep has such a setting")
+
+    def columns(self, level: str) -> list[str]:
+        """Return the columns of a level that the experiment may read."""
+        return [column.partition(".")[2] for column in (*self.needs, *self.uses) if column.startswith(f"{level}.")]
+
+
+def import_experiment(name: str) -> Experiment | None:
+    """Import ``EXPERIMENT`` of the module ``experiments/NAME.py``; return None if there is no such file.
 
     Raises:
-        InputError: if there is more than one of this name.
+        InputError: if there is more than one of this name, or it can't be imported, or has no experiment.
     """
     path = places.find_experiment(name)
     if path is None:
@@ -45,126 +89,11 @@ def import_experiment(name: str) -> ModuleType | None:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
-    """Return the folder of the figures of a sweep with these overrides: each variant has one, named by them."""
-    kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
-    name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
-    if len(name) > 200:  # of the 255 bytes that file systems allow
-        name = f"{name[:180]}-{digest(name)}"
-    return sweep_folder / name
-
-
-def show(name: str, runs: Sequence[RunConfig], sweep_folder: Path, overrides: Sequence[str]) -> None:
-    """Print the tables of the experiment and draw its figures from the stored runs."""
-    experiment = import_experiment(name)
-    if experiment is None:
-        print(f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}")
-        return
-    _present(experiment, Store(sweep_folder).load(runs), figure_folder(sweep_folder, overrides))
-
-
-def _present(experiment: ModuleType, results: Results, folder: Path) -> None:
-    from . import figures
-
-    tables = {"score": experiment.score(results)}
-    if hasattr(experiment, "tables"):
-        tables |= experiment.tables(results)
-    for name, table in tables.items():
-        heading = "" if name == "score" else f"\n{name}\n"
-        print(heading + table.to_string())
-    with figures.look():
-        drawn = experiment.figures(results)
-        paths = [path for stem, figure in drawn.items() for path in figures.save(figure, folder, stem)]
-    for name, table in tables.items():
-        paths.append(folder / f"{name}.csv")
-        with figures.atomic_write(paths[-1]) as partial:
-            table.to_csv(partial)
-    for path in paths:
-        with suppress(ValueError):  # on another drive of Windows it stays absolute
-            path = Path(os.path.relpath(path))
-        print(path)
-
-
-def has_reference(name: str) -> bool:
-    """Tell whether there are reference data of a sweep."""
-    return (places.REFERENCE / name / "runs.csv.xz").exists()
-
-
-def load_reference(name: str) -> Results:
-    """Load the reference data of a sweep.
-
-    Raises:
-        InputError: if there are none.
-    """
-    if not has_reference(name):
-        known = sorted(path.parent.name for path in places.REFERENCE.glob("*/runs.csv.xz"))
-        raise InputError(f"reference/{name}: must be one of {', '.join(f'reference/{each}' for each in known)}")
-    return read_tables(places.REFERENCE / name)
-
-
-def show_reference(name: str) -> None:
-    """Show an experiment from its reference data, with figures beside these; in a wheel, in ``results/reference``."""
-    experiment = import_experiment(name)
-    assert experiment
-    shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
-    _present(experiment, load_reference(name), shown / name)
-
-
-def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path) -> None:
-    """Make the reference data of the stored runs, and show them.
-
-    Raises:
-        InputError: if this is no checkout, whose they are.
-    """
-    if places.CHECKOUT is None:
-        raise InputError("--reference: only in a checkout of bnrepro, not where it is installed from a wheel")
-    experiment = import_experiment(name)
-    assert experiment
-    results = Store(sweep_folder).load(runs)
-    measured = experiment.drawn_from(results) if hasattr(experiment, "drawn_from") else results
-    # The runs are whole, with all of their provenance.
-    write_tables(Results(results.runs, *map(measured.table, TABLES[1:])), places.REFERENCE / name)
-    show_reference(name)
-
-
-def write_tables(results: Results, folder: Path) -> None:
-    """Write each table that has rows to TABLE.csv.xz, measures with five significant digits.
-
-    Settings are in ``runs`` alone, those that are lists or mappings in JSON.
-    """
-    from .figures import atomic_write
-
-    for name in TABLES:
-        table = results.table(name)
-        others = table.select_dtypes(exclude=["number", "bool"])
-        table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
-        if len(table):
-            with atomic_write(folder / f"{name}.csv.xz") as partial:
-                table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
-
-
-def read_tables(folder: Path) -> Results:
-    """Read what :func:`write_tables` wrote; a table without a file is empty."""
-    import pandas as pd
-
-    def read(name: str) -> pd.DataFrame:
-        path = folder / f"{name}.csv.xz"
-        if not path.exists():
-            return pd.DataFrame({"run_id": []})
-        table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=False, na_values=[""])
-        texts = table.select_dtypes(exclude=["number", "bool"])
-        return table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
-
-    return Results(*map(read, TABLES))
-
-
-def _to_json(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _from_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise InputError(f"{path}: can't be imported ({type(error).__name__}: {error})") from error
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise InputError(f"{path}: must have EXPERIMENT, a {Experiment.__module__}.{Experiment.__qualname__}")
+    return experiment

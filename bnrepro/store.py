@@ -148,6 +148,16 @@ class Results:
         settings = filter(_is_setting, self.runs)
         return [str(name) for name in settings if len({*map(str, self.runs[name].dropna())}) > 1]
 
+    def part(self, chosen: Sequence[bool]) -> Results:
+        """Return the runs for which ``chosen``, in their order, is true, and what was measured of them."""
+        runs = self.runs[[*chosen]].reset_index(drop=True)
+
+        def of(name: str) -> pd.DataFrame:
+            table = self.table(name)
+            return table[table["run_id"].isin(runs["run_id"])].reset_index(drop=True) if "run_id" in table else table
+
+        return Results(runs, *(functools.partial(of, name) for name in MEASURED))
+
     def table(self, name: str) -> pd.DataFrame:
         """Return table ``runs``, or one of the others as it was measured, without settings."""
         if name == "runs":

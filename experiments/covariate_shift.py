@@ -10,408 +10,290 @@ Both are measured on the same runs, at equal learning rates::
     python -m bnrepro +sweep=covariate_shift                  # trains what is missing, then shows this
     python -m bnrepro +sweep=covariate_shift dataset=mnist    # the same at the scale of the paper's Section 4.1
     python experiments/covariate_shift.py                     # shows it again from the stored runs
+
+Both answers depend on the size of the probe batch, on which all is measured: the larger it is, the smaller is the shift
+with batch norm beside that without. ``+sweep.grid.train.probe_examples=[60,120,1000]`` shows by how much.
+
+Tables are of means over seeds, geometric ones of ratios. A diverged run ends at an accuracy of 0 and has no measures.
+
+- ``score``, of each run's mean over layers and measurements: the drift; ‖G − G'‖ and cos(G, G') of the weight layers
+  from the second on, since nothing precedes the first; ‖G − G'‖ / ‖G‖ of those of them that feed a nonlinearity, since
+  ‖G − G'‖ alone shrinks as the gradients do; smoothness, the effective β-smoothness (Santurkar et al. 2018, Section
+  3.1), smaller for a smoother landscape. Measurements are those that end an even interval, so that all drifts are over
+  the same number of steps; the first steps of training, measured at growing intervals, are left to the figures.
+- ``compared``: their ratios to the plain network's of the same rate and seed, at rates at which both end at 90% or more
+  with every seed: over the whole of training, and over each third of its steps, since these answer differently.
+- ``singular_values`` of the Jacobians between layers after training, as means over layers. Section 3.3 conjectures that
+  batch norm brings them near 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bnrepro import InputError, Results
+from bnrepro import Results, analysis
+from bnrepro import figures as parts
+from bnrepro.analysis import Estimate, Finding, Tables, estimate, groups, levels, rows
 from bnrepro.commands import redraw
 from bnrepro.diagnostics import axis_label
-from bnrepro.figures import ACTIVATIONS, NORMS, levels, line_with_range, style
-
-
-class Measure(NamedTuple):
-    """The way in which a measure of internal covariate shift is drawn."""
-
-    title: str
-    label: str
-    scale: str
-    less_shift: str
-
+from bnrepro.experiment import Experiment
 
 DRIFT, NORM, COSINE = "drift", axis_label("layer", "shift_norm"), axis_label("layer", "shift_cosine")
-RELATIVE = f"{NORM} / ‖G‖"
-MEASURES = {
-    DRIFT: Measure("paper: inputs drift", axis_label("layer", "drift_wasserstein"), "log", "lower"),
-    NORM: Measure("critics: gradients change", NORM, "log", "lower"),
-    RELATIVE: Measure("critics: gradients change", RELATIVE, "log", "lower"),
-    COSINE: Measure("critics: gradients turn", COSINE, "linear", "higher"),
-}
-COMPARED = [DRIFT, NORM, RELATIVE]
-SINGULAR_VALUE, SMOOTHNESS = "singular value", "smoothness"
-AVERAGED = [*MEASURES, SINGULAR_VALUE, SMOOTHNESS]
+RELATIVE, SMOOTHNESS = f"{NORM} / ‖G‖", "smoothness"
+MEASURES = {DRIFT: axis_label("layer", "drift_wasserstein"), NORM: NORM, RELATIVE: RELATIVE, COSINE: COSINE}
+"""The measures of internal covariate shift, and how their axes are labelled."""
+SINGULAR_VALUES = {"smallest": "jacobian_min", "median": "jacobian_median", "largest": "jacobian_max"}
+PERCENTILES = ["p50", "p15", "p85"]
+COLOURS = {"whole": "0.2", "early": "#009E73", "middle": "#CC79A7", "late": "#E69F00"}
+"""The whole of training and its thirds, in steps, and their colours."""
+WHOLE, *THIRDS = COLOURS
 
-SHIFT = ["drift_wasserstein", "shift_norm", "shift_cosine"]
-JACOBIAN = ["jacobian_min", "jacobian_median", "jacobian_max"]
-PERCENTILES = ["p15", "p50", "p85"]
-
-RUNS = ["run_id", "status", "activation", "norm", "lr", "seed", "steps"]
-RUNS += ["test_accuracy", "diverged_at", "train.measurements"]
-CURVES = ["run_id", "step", "landscape_smoothness"]
-LAYERS = ["run_id", "step", "layer", *SHIFT, "gradient_norm", *JACOBIAN, *PERCENTILES]
-"""The columns that are shown, of each table of results."""
-
-REFERENCE: Any = {"color": "0.4", "linestyle": ":", "linewidth": 0.9}
-"""Style of a line to compare with."""
-
-LEARNED = 0.9
-"""Median final accuracy below which a point of a figure is that of networks which have not learned."""
-
-LEAST_SEEDS = 3
-"""The number of pairs of runs from which on a ratio has a confidence interval."""
+TRAINED = 0.9
+"""Final accuracy from which a network counts as trained."""
+ARM = ["activation", "norm"]
+CELL = [*ARM, "lr"]
+Rows = Iterator[tuple[tuple[Any, ...], Estimate]]
 
 
-def score(results: Results) -> pd.DataFrame:
-    """Tabulate, per activation, norm and rate, the median over seeds of each run's mean over layers and measurements.
+def analyse(results: Results) -> Tables:
+    """Return the tables that the module's docstring describes, and what figures are drawn from."""
+    runs = analysis.outcomes(results)
+    steps = _steps(results, runs)
+    even = steps[steps["third"].notna()]
+    windows = {window: even if window == WHOLE else even[even["third"] == window] for window in COLOURS}
+    within = {window: analysis.cells(_means(runs, part), CELL) for window, part in windows.items()}
+    cells = within[WHOLE]
+    after = analysis.cells(steps[(steps["step"] == steps["steps"]) & ~steps["diverged"]], CELL)
+    best = pd.concat([arm[arm["lr"] == analysis.best_value(arm, "lr")] for arm in groups(runs, ARM).values()])
+    score = _estimates(cells, ["accuracy", "diverged", *MEASURES, SMOOTHNESS])
+    return {
+        "score": analysis.table(dict(score), [*CELL, "quantity"]),
+        "compared": analysis.table(dict(_compared(within)), [*CELL, "window", "quantity"]),
+        "singular_values": analysis.table(dict(_estimates(after, [*SINGULAR_VALUES])), [*CELL, "quantity"]),
+        "diverged": analysis.finals(runs, CELL)["diverged"],
+        "diverged_at": analysis.spread(runs, "diverged_at", [*CELL, "seed"]),
+        "shift": _over_steps(steps, [*MEASURES]),
+        "thirds": analysis.spread(even, "step", ["third"]),
+        "jacobian": _over_steps(steps[steps["run_id"].isin(best["run_id"])], [*SINGULAR_VALUES]),
+        "percentiles": _percentiles(results, best),
+    }
 
-    - accuracy: final test accuracy, a diverged run counting as 0; diverged: how many runs did;
-    - drift: 1-Wasserstein distance between the distributions of a unit's inputs at successive measurements, in units
-      of their standard deviation (Section 2 of the paper);
-    - ‖G − G'‖ and cos(G, G'): of the weight layers from the second on, since nothing precedes the first;
-      ‖G − G'‖ / ‖G‖: of those of them that feed a nonlinearity (Santurkar et al. 2018, Definition 2.1). A quotient by
-      0, as in a dead network, is left out;
-    - singular value: the median one of the Jacobian between layers (the conjecture of Section 3.3);
-    - smoothness: effective β-smoothness, smaller for a smoother landscape (Santurkar et al. 2018, Section 3.1);
-    - ratio of a measure: to the run without batch norm of the same rate and seed, if both are positive; geometric mean
-      over seeds and, in brackets, its 95% bootstrap interval. That is coarse: of three seeds it is their range.
 
-    The means are over the measurements that end an even interval, so that all drifts are over the same number of
-    steps; the first steps of training, measured at growing intervals, are left to the figures. Diverged runs have none.
+def _steps(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run and measured step: table ``runs``, the measures as means over layers, and the third.
+
+    A measurement that does not end an even interval is in none: those are spaced logarithmically, or the last.
     """
-    runs = _means(results)
-    cell = ["activation", "norm", "lr"]
-    cells = runs.groupby(cell)
-    table = cells[["accuracy", *AVERAGED]].median().map(lambda value: float(f"{value:.3g}"))
-    table.insert(1, "diverged", cells["diverged"].sum())
-    table = table.dropna(axis="columns", how="all")
-    log_ratios = _log_ratios(runs)
-    for measure in (m for m in COMPARED if log_ratios[m].notna().any()):
-        ratios = log_ratios.groupby(cell)[measure].agg(_geometric_mean_and_interval)
-        table[f"ratio of {measure}"] = ratios.reindex(table.index, fill_value="")
-    arms = [(a, n) for a in levels(runs["activation"], ACTIVATIONS) for n in levels(runs["norm"], NORMS)]
-    return table.loc[[key for arm in arms for key in table.index if key[:2] == arm]]
-
-
-def _log_ratios(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return logarithms of the measures' ratios to those without batch norm, paired by activation, rate and seed."""
-    pair = ["activation", "lr", "seed"]
-    means = runs.groupby([*pair, "norm"], as_index=False)[COMPARED].mean()
-    others, without = means[means["norm"] != "none"], means[means["norm"] == "none"]
-    pairs = others.merge(without, on=pair, suffixes=("", " without"))
-    ratios = {m: pairs[m] / pairs[f"{m} without"] for m in COMPARED}
-    return pairs.assign(**{m: np.log(r.where((r > 0) & (r < np.inf))) for m, r in ratios.items()})
-
-
-def _geometric_mean_and_interval(logs: pd.Series) -> str:
-    logs = logs.dropna()
-    if logs.empty:
-        return ""
-    mean = _two_digits(logs.mean())
-    if len(logs) < LEAST_SEEDS or logs.min() == logs.max():
-        return mean
-    rng = np.random.default_rng(0)
-    interval = scipy.stats.bootstrap((logs,), np.mean, method="percentile", rng=rng).confidence_interval
-    return f"{mean} ({_two_digits(interval.low)}–{_two_digits(interval.high)})"
-
-
-def _two_digits(log: float) -> str:
-    return np.format_float_positional(np.exp(log), precision=2, fractional=False, trim="-")
-
-
-def _means(results: Results) -> pd.DataFrame:
-    """Return table ``runs`` with the means that :func:`score` describes."""
-    steps = _steps(results)
-    means = steps[steps["even"] & (steps["status"] == "done")].groupby("run_id")[AVERAGED].mean()
-    runs = results.runs.assign(accuracy=_accuracy(results.runs), diverged=results.runs["status"] == "diverged")
-    return runs.join(means, on="run_id")
-
-
-def _accuracy(runs: pd.DataFrame) -> pd.Series:
-    """Return the final test accuracy, a diverged run counting as 0."""
-    return runs["test_accuracy"].fillna(0.0)
-
-
-def _steps(results: Results) -> pd.DataFrame:
-    """Return a row per run and measured step: the settings, the measures as means over layers, and whether it is even.
-
-    Even is a measurement that comes one even interval after another; those before are spaced logarithmically.
-    """
-    _present(results)
-    layers = results.layers.reindex(columns=LAYERS)
+    layers = results.table("layers")
+    layers = layers.reindex(columns=[*layers, *set(SINGULAR_VALUES.values()).difference(layers)])
     preceded = layers["layer"] > 1
-    gradient = layers["gradient_norm"].where(layers["gradient_norm"] > 0)
+    gradient = layers["gradient_norm"].where(layers["gradient_norm"] > 0)  # it is 0 in a dead network
     measures = {
         DRIFT: layers["drift_wasserstein"],
         NORM: layers["shift_norm"].where(preceded),
         RELATIVE: (layers["shift_norm"] / gradient).where(preceded),
         COSINE: layers["shift_cosine"].where(preceded),
-        SINGULAR_VALUE: layers["jacobian_median"],
+        **{name: layers[column] for name, column in SINGULAR_VALUES.items()},
     }
-    means = layers.assign(**measures).groupby(["run_id", "step"])[[*measures, *JACOBIAN]].mean()
-    curves = results.curves.reindex(columns=CURVES).rename(columns={"landscape_smoothness": SMOOTHNESS})
-    steps = curves.join(means, on=["run_id", "step"]).merge(results.runs[RUNS], on="run_id")
-    interval = _interval(steps)
-    return steps.assign(even=(steps["step"] % interval == 0) & (steps["step"] >= 2 * interval))
+    means = layers[["run_id", "step"]].assign(**measures).groupby(["run_id", "step"], as_index=False).mean()
+    curves = results.table("curves").reindex(columns=["run_id", "step", "landscape_smoothness"])
+    curves = curves.rename(columns={"landscape_smoothness": SMOOTHNESS})
+    steps = means.merge(curves, "left", on=["run_id", "step"]).merge(runs, on="run_id")
+    interval = (steps["steps"] // steps["train.measurements"]).clip(lower=1)
+    third = ((3 * steps["step"] - 1) // steps["steps"]).map(dict(enumerate(THIRDS)))
+    return steps.assign(third=third.where((steps["step"] % interval == 0) & (steps["step"] >= 2 * interval)))
 
 
-def _interval(runs: pd.DataFrame) -> pd.Series:
-    """Return the number of steps from one even measurement to the next."""
-    return (runs["steps"] // runs["train.measurements"]).clip(lower=1)
+def _means(runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """Return table ``runs`` with the means over steps of each run that did not diverge, as far as they are finite."""
+    means = steps[~steps["diverged"]].groupby("run_id")[[*MEASURES, SMOOTHNESS]].mean()
+    return runs.join(means.where(np.isfinite(means)), on="run_id")
 
 
-def _present(results: Results) -> set[str]:
-    """Return the columns that this experiment shows and that hold anything.
-
-    Raises:
-        InputError: if there are none.
-    """
-    measured = [*SHIFT, *JACOBIAN, *PERCENTILES, "landscape_smoothness"]
-    found = {m for m in measured for table in (results.layers, results.curves) if m in table and table[m].notna().any()}
-    if not found:
-        raise InputError(
-            "diagnostics: must have one of percentiles, drift, covariate_shift, jacobian, landscape among them "
-            "for covariate_shift to be shown"
-        )
-    return found
+def _estimates(cells: dict[Any, pd.DataFrame], quantities: Sequence[str]) -> Rows:
+    for key, cell in cells.items():
+        for quantity in quantities:
+            if cell[quantity].notna().any():
+                found = analysis.share if quantity == "diverged" else analysis.mean
+                yield (*key, quantity), found(cell[quantity])
 
 
-def figures(results: Results) -> dict[str, Figure]:
-    """Draw ``shift``, the measures against learning rate, and, where diagnostics allow, the others, against steps."""
-    present = _present(results)
-    activations = levels(results.runs["activation"], ACTIVATIONS)
-    drawn = {}
-    if not present.isdisjoint(SHIFT):
-        drawn["shift"] = shift(results)
-        drawn |= {f"shift-over-steps-{a}": shift_over_steps(results, a) for a in activations}
-    if not present.isdisjoint(JACOBIAN):
-        drawn["jacobian"] = jacobian(results)
-    if not present.isdisjoint(PERCENTILES):
-        drawn |= {f"percentiles-{a}": percentiles(results, a) for a in activations}
+def _compared(within: dict[str, dict[Any, pd.DataFrame]]) -> Rows:
+    accuracy = {key: cell["accuracy"].min() for key, cell in within[WHOLE].items()}
+    for key in accuracy:
+        activation, norm, lr = key
+        plain = activation, "none", lr
+        if norm != "none" and min(accuracy[key], accuracy.get(plain, 0)) >= TRAINED:
+            for window, cells in within.items():
+                for measure in (DRIFT, NORM, RELATIVE):
+                    ratio = analysis.ratio(cells[key][measure], cells[plain][measure])
+                    yield (*key, window, f"ratio of {measure}"), ratio
+
+
+def _over_steps(steps: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the spread of each of several columns, named by the first level of the index."""
+    by = [*CELL, "step"]
+    return analysis.spread(steps.melt(by, columns, "measure", "value"), "value", ["measure", *by])
+
+
+def _percentiles(results: Results, best: pd.DataFrame) -> pd.DataFrame:
+    """Return, as medians over seeds, the 50th percentile as ``value`` and the 15th and 85th as ``low`` and ``high``."""
+    layers = results.table("layers").reindex(columns=["run_id", "step", "layer", *PERCENTILES]).dropna()
+    bands = layers.merge(best[["run_id", *CELL]], on="run_id").groupby([*CELL, "layer", "step"])[PERCENTILES]
+    return bands.median().set_axis(["value", "low", "high"], axis=1).assign(n=bands.size(), bound=0)
+
+
+def draw(tables: Tables) -> dict[str, Figure]:
+    """Draw the ratios if there are any, the measures against steps, and what else was measured against steps."""
+    drawn = {"shift": _shift(tables["compared"])} if len(tables["compared"]) else {}
+    for activation in levels(tables["diverged"], "activation"):
+        drawn[f"shift-over-steps-{activation}"] = _shift_over_steps(tables, activation)
+    if len(tables["jacobian"]):
+        drawn["jacobian"] = _jacobian(tables)
+    for activation in levels(tables["percentiles"], "activation"):
+        drawn[f"percentiles-{activation}"] = _percentile_bands(tables, activation)
     return drawn
 
 
-def shift(results: Results) -> Figure:
-    """Draw the paper's measure and its critics' against learning rate: a row per activation, a column per measure.
-
-    Of the critics' it is ‖G − G'‖ / ‖G‖ if ‖G‖ was measured: ‖G − G'‖ alone shrinks as the gradients do, so that
-    whatever trains to a smaller loss would seem to shift less.
-    """
-    runs = _means(results)
-    measured = [m for m in MEASURES if runs[m].notna().any()] or [*MEASURES]  # none if all diverged
-    measures = [m for m in measured if m != NORM or RELATIVE not in measured]
-    activations, norms = levels(runs["activation"], ACTIVATIONS), levels(runs["norm"], NORMS)
-    figure = Figure(figsize=(3.2 * len(measures) + 0.6, 2.5 * len(activations) + 0.8))
-    axes = figure.subplots(len(activations), len(measures), sharex=True, sharey="col", squeeze=False)
-    axes[0, 0].set(xscale="log", xlim=(runs["lr"].min() / 1.3, runs["lr"].max() * 1.3))
-    for row, activation in zip(axes, activations, strict=True):
-        for ax, measure in zip(row, measures, strict=True):
-            ax.set_title(f"{ACTIVATIONS.get(activation, activation)}, {MEASURES[measure].title}")
-            _scale(ax, measure, runs[measure])
-            for i, norm in enumerate(norms):
-                arm = _arm(runs, activation, norm)
-                _points(ax, arm.set_index("lr"), measure, norm)
-                _mark_rates(ax, arm, norm, height=0.05 + 0.08 * i)
-    for ax in axes[-1]:
-        ax.set_xlabel("learning rate")
-    handles = _arms(runs, markersize=5)
-    if (runs["accuracy"] < LEARNED).any():
-        label = f"open: median final accuracy below {LEARNED:.0%}"
-        handles.append(Line2D([], [], marker="o", linestyle="", color="0.3", markerfacecolor="w", label=label))
-    _legend(figure, handles, runs)
+def _shift(compared: pd.DataFrame) -> Figure:
+    """Draw the ratios against learning rate: a row per measure, a column per arm."""
+    arms, rates = [*groups(compared.reset_index(), ARM)], levels(compared, "lr")
+    figure, axes = parts.grid(2, len(arms), (4.3, 2.4), sharex=True, sharey="row")
+    looks: dict[str, Any] = {
+        window: {"color": colour, "marker": marker, "linestyle": "", "label": window}
+        for (window, colour), marker in zip(COLOURS.items(), "osDP", strict=True)
+    }
+    for row, (whose, measure) in zip(axes, (("paper", DRIFT), ("critics", RELATIVE)), strict=True):
+        for ax, (activation, norm) in zip(row, arms, strict=True):
+            for i, (window, look) in enumerate(looks.items()):
+                found = rows(compared.swaplevel("lr", "quantity"), activation, norm, f"ratio of {measure}", window)
+                found = found.set_axis(found.index * 1.12 ** (i - 1.5)).query("n > 0")  # beside one another
+                parts.points(ax, found, look, markersize=5.5)
+            ax.axhline(1, **parts.REFERENCE)
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            ax.minorticks_off()
+        row[0].set_ylabel(f"{whose}: ratio of {measure}\n(below 1 is less shift)")
+    for top, bottom, (activation, norm) in zip(*axes, arms, strict=True):
+        top.set_title(f"{parts.activation_label(activation)} {parts.style(norm)['label']}")
+        bottom.set_xlabel(f"learning rate (both end at {TRAINED:.0%} or more)")
+    handles = [Line2D([], [], **look) for look in looks.values()]
+    parts.legend(figure, handles, "over the whole of training, and over each third of its steps; bars: 95% intervals")
     return figure
 
 
-def _points(ax: Axes, arm: pd.DataFrame, measure: str, norm: str) -> None:
-    """Draw median and range over seeds; markers are open where the median final accuracy is below ``LEARNED``."""
-    line = style(norm)
-    line_with_range(ax, arm[measure].dropna(), "lr", **line | {"marker": None})
-    medians = arm[[measure, "accuracy"]].groupby(level="lr").median()
-    for learned, face in ((True, line.get("color")), (False, "w")):
-        points = medians.loc[(medians["accuracy"] >= LEARNED) == learned, measure]
-        ax.plot(points, **line | {"linestyle": ""}, markersize=5.5, markerfacecolor=face)
-
-
-def _mark_rates(ax: Axes, arm: pd.DataFrame, norm: str, height: float) -> None:
-    """Draw a cross at the rates at which runs diverged, with how many of the seeds if not all did."""
-    for rate in sorted(arm["lr"].unique()):
-        diverged = arm.loc[arm["lr"] == rate, "diverged"]
-        if diverged.any():
-            _cross(ax, [rate], norm, height)
-        if diverged.any() and not diverged.all():
-            ax.annotate(
-                f"{diverged.sum()}/{len(diverged)}",
-                (rate, height),
-                (-6, 0),
-                xycoords=ax.get_xaxis_transform(),
-                textcoords="offset points",
-                fontsize=7,
-                ha="right",
-                va="center",
-            )
-
-
-def _cross(ax: Axes, x: Sequence[float], norm: str, height: float) -> None:
-    """Draw crosses at ``height``, a share of the height of the axes."""
-    where = ax.get_xaxis_transform()
-    ax.plot(x, [height] * len(x), "x", color=style(norm).get("color"), transform=where, markersize=7, markeredgewidth=2)
-
-
-def _scale(ax: Axes, measure: str, values: pd.Series) -> None:
-    """Set label, scale and, if logarithmic, limits of the y axis: matplotlib finds none if all values are 0."""
-    _, label, scale, less_shift = MEASURES[measure]
-    ax.set(ylabel=f"{label}\n({less_shift} is less shift)", yscale=scale)
-    ax.margins(y=0.2)
-    if scale == "log":
-        positive = values[(values > 0) & (values < np.inf)]
-        low, high = np.log10([positive.min(), positive.max()]) if len(positive) else (-1, 0)
-        margin = 0.2 * (high - low) + 0.1
-        ax.set_ylim(10 ** (low - margin), 10 ** (high + margin / 2))
-
-
-def _arms(runs: pd.DataFrame, **changes: Any) -> list[Artist]:
-    """Return what the legend has to say of lines with a range."""
-    handles: list[Artist] = [Line2D([], [], **style(norm) | changes) for norm in levels(runs["norm"], NORMS)]
-    seeds = runs["seed"].nunique()
-    if seeds > 1:
-        handles.append(Patch(color="0.5", alpha=0.3, linewidth=0, label=f"range over {seeds} seeds (line: median)"))
-    return handles
-
-
-def _legend(figure: Figure, handles: list[Artist], runs: pd.DataFrame) -> None:
-    """Draw the legend above the panels, where it hides nothing."""
-    if (runs["status"] == "diverged").any():
-        handles = [*handles, Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=2, label="diverged")]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8.5)
-
-
-def shift_over_steps(results: Results, activation: str) -> Figure:
+def _shift_over_steps(tables: Tables, activation: str) -> Figure:
     """Draw the measures against steps, as means over layers: a row per measure, a column per learning rate."""
-    steps, runs = (t[t["activation"] == activation] for t in (_steps(results), results.runs))
-    measures = [m for m in MEASURES if steps[m].notna().any()] or [*MEASURES]
-    norms, rates = levels(runs["norm"], NORMS), sorted(runs["lr"].unique())
-    figure = Figure(figsize=(2.5 * len(rates) + 0.8, 1.8 * len(measures) + 0.9))
-    axes = figure.subplots(len(measures), len(rates), sharex=True, sharey="row", squeeze=False)
-    for row, measure in zip(axes, measures, strict=True):
-        _scale(row[0], measure, steps[measure])
+    cells = rows(tables["diverged"], activation)
+    norms, rates = levels(cells, "norm"), levels(cells, "lr")
+    figure, axes = parts.grid(len(MEASURES), len(rates), (2.5, 1.8), sharex=True, sharey="row")
+    for row, measure in zip(axes, MEASURES, strict=True):
         for ax, rate in zip(row, rates, strict=True):
             for norm in norms:
-                values = _arm(steps, activation, norm, rate).set_index("step")[measure].dropna()
-                line_with_range(ax, values, "step", **style(norm) | {"marker": None})
-                _mark_steps(ax, _arm(runs, activation, norm, rate), norm)
-            ax.axvline(_interval(runs).min(), **REFERENCE)
-            _against_steps(ax, f"{ACTIVATIONS.get(activation, activation)}, rate {rate:g}")
-    even = Line2D([], [], **REFERENCE, label="intervals are even from here on")
-    _legend(figure, [*_arms(runs, marker=None), even], runs)
+                cell = activation, norm, rate
+                _line(ax, tables, cell, rows(tables["shift"], measure, *cell), parts.style(norm, norms))
+            for step in tables["thirds"]["low"]:
+                ax.axvline(step, **parts.REFERENCE)
+        better = "higher" if measure == COSINE else "lower"
+        positive = (rows(tables["shift"], measure, activation)["value"] > 0).any()
+        scale = "log" if measure != COSINE and positive else "linear"
+        row[0].set(ylabel=f"{MEASURES[measure]}\n({better} is less shift)", yscale=scale)
+        row[0].margins(y=0.2)
+    for ax, rate in zip(axes[0], rates, strict=True):
+        ax.set_title(f"{parts.activation_label(activation)}, rate {rate:g}")
+    thirds = Line2D([], [], **parts.REFERENCE, label="thirds of training (the first once intervals are even)")
+    _legend(figure, [*parts.arms(norms, marker=None), *parts.band_over(int(cells["n"].max())), thirds])
     return figure
 
 
-def _mark_steps(ax: Axes, arm: pd.DataFrame, norm: str) -> None:
-    """Draw crosses at the steps at which runs diverged."""
-    _cross(ax, arm["diverged_at"].dropna().tolist(), norm, height=0.05)
-
-
-def _against_steps(ax: Axes, title: str) -> None:
-    ax.set_title(title, fontsize=9)
-    ax.set_xscale("symlog", linthresh=10)
-    ax.set_xlim(0, None)
-    ax.set_xlabel("steps (linear to 10, then log)")
+def _line(ax: Axes, tables: Tables, cell: tuple[Any, ...], table: pd.DataFrame, look: dict[str, Any]) -> None:
+    """Draw a table of a cell against steps, with a cross where a run of it diverged."""
+    parts.line(ax, table, look | {"marker": None})
+    parts.crosses(ax, rows(tables["diverged_at"], *cell)["value"], look)
+    last = tables["shift"].index.get_level_values("step").max()
+    parts.axis_of_steps(ax, np.nanmax([1, last, tables["diverged_at"]["value"].max()]))
     ax.label_outer()
 
 
-def jacobian(results: Results) -> Figure:
-    """Draw singular values of the layers' Jacobians against steps, each arm at its best rate: a panel per activation.
+def _legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
+    crossed = any(line.get_marker() == "x" for ax in figure.axes for line in ax.lines)
+    parts.legend(figure, [*handles, parts.cross()] if crossed else handles, title)
 
-    Section 3.3 conjectures that batch norm brings them near 1.
-    """
-    activations = levels(results.runs["activation"], ACTIVATIONS)
-    figure = Figure(figsize=(4 * len(activations) + 0.6, 3.4))
-    axes = figure.subplots(1, len(activations), sharex=True, sharey=True, squeeze=False)[0]
-    steps, runs = _steps(results), _at_best_rates(results.runs)
+
+def _jacobian(tables: Tables) -> Figure:
+    """Draw singular values of Jacobians between layers against steps, each arm at its best rate, by activation."""
+    activations, norms = (levels(tables["jacobian"], name) for name in ARM)
+    figure, axes = parts.panels(activations, (4.3, 3.2), sharex=True, sharey=True)
     for ax, activation in zip(axes, activations, strict=True):
-        rates = []
-        for norm in levels(runs.loc[runs["activation"] == activation, "norm"], NORMS):
-            arm = _arm(runs, activation, norm)
-            values = steps[steps["run_id"].isin(arm["run_id"])].set_index("step")[JACOBIAN].dropna()
-            line = style(norm) | {"marker": None}
-            line_with_range(ax, values["jacobian_median"], "step", **line)
-            for extreme in ("jacobian_min", "jacobian_max"):
-                ax.plot(values[extreme].groupby(level="step").median(), **line | {"linewidth": 0.8})
-            _mark_steps(ax, arm, norm)
-            rates.append(f"{arm['lr'].iloc[0]:g} {style(norm)['label']}")
-        ax.axhline(1, **REFERENCE)
-        _against_steps(ax, f"{ACTIVATIONS.get(activation, activation)}, rate {', '.join(rates)}")
+        title = []
+        for norm, lr in groups(rows(tables["jacobian"], "median", activation).reset_index(), ["norm", "lr"]):
+            look = parts.style(norm, norms)
+            for value in SINGULAR_VALUES:
+                found = rows(tables["jacobian"], value, activation, norm, lr)
+                width = {"linewidth": 1.8 if value == "median" else 0.8}
+                _line(ax, tables, (activation, norm, lr), found, look | width)
+            title.append(f"{lr:g} {look['label']}")
+        ax.axhline(1, **parts.REFERENCE)
+        ax.set_title(f"{parts.activation_label(activation)}, rate {', '.join(title)}")
     axes[0].set_ylabel("singular values, mean over layers")
-    thin = Line2D([], [], color="0.3", linewidth=0.8, label="smallest and largest (thick: median)")
-    one = Line2D([], [], **REFERENCE, label="1, as conjectured")
-    _legend(figure, [*_arms(runs, marker=None), thin, one], runs)
+    extremes = Line2D([], [], color="0.3", linewidth=0.8, label="smallest and largest (thick: median)")
+    one = Line2D([], [], **parts.REFERENCE, label="1, as conjectured")
+    band = parts.band_over(int(tables["jacobian"]["n"].max()))
+    _legend(figure, [*parts.arms(norms, marker=None), *band, extremes, one])
     return figure
 
 
-def _arm(table: pd.DataFrame, activation: str, norm: str, rate: float | None = None) -> pd.DataFrame:
-    arm = table[(table["activation"] == activation) & (table["norm"] == norm)]
-    return arm if rate is None else arm[arm["lr"] == rate]
-
-
-def _at_best_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of each arm at the rate of its highest median final accuracy, the largest of equals."""
-    medians = _accuracy(runs).groupby([runs["activation"], runs["norm"], runs["lr"]]).median()
-    best = medians[medians == medians.groupby(level=["activation", "norm"]).transform("max")]
-    rates = best.reset_index().groupby(["activation", "norm"], as_index=False)["lr"].max()
-    return runs.merge(rates)
-
-
-def percentiles(results: Results, activation: str) -> Figure:
-    """Draw the 15th to 85th percentile as a band and the median as a line, against steps.
-
-    A row per norm, at its own best learning rate; a column per layer.
-    """
-    runs = _at_best_rates(results.runs[results.runs["activation"] == activation])
-    norms = levels(runs["norm"], NORMS)
-    layers = results.layers.dropna(subset="p50")
-    numbers = sorted(layers["layer"].unique())
-    figure = Figure(figsize=(3.1 * len(numbers), 2.4 * len(norms) + 0.6))
-    axes = figure.subplots(len(norms), len(numbers), sharex=True, sharey=True, squeeze=False)
+def _percentile_bands(tables: Tables, activation: str) -> Figure:
+    """Draw percentiles of what enters each layer against steps: a row per norm, a column per layer."""
+    found = rows(tables["percentiles"], activation)
+    norms, layers = levels(found, "norm"), levels(found, "layer")
+    figure, axes = parts.grid(len(norms), len(layers), (3.1, 2.4), sharex=True, sharey=True)
     for row, norm in zip(axes, norms, strict=True):
-        arm = _arm(runs, activation, norm)
-        measured = layers[layers["run_id"].isin(arm["run_id"])]
-        colour = style(norm).get("color")
-        for ax, number in zip(row, numbers, strict=True):
-            band = measured[measured["layer"] == number].groupby("step")[PERCENTILES].median()
-            ax.fill_between(band.index, band["p15"], band["p85"], color=colour, alpha=0.25, linewidth=0)
-            ax.plot(band[["p15", "p85"]], color=colour, linewidth=0.7)
-            ax.plot(band["p50"], color=colour, linestyle=style(norm).get("linestyle"))
-            _mark_steps(ax, arm, norm)
-            _against_steps(ax, f"layer {number}, {style(norm)['label']}, rate {arm['lr'].iloc[0]:g}")
-        row[0].set_ylabel(f"input of the {ACTIVATIONS.get(activation, activation)}")
-    seeds = runs["seed"].nunique()
-    handles: list[Artist] = [
-        Line2D([], [], color="0.3", label="median"),
-        Patch(color="0.5", alpha=0.4, linewidth=0, label="15th to 85th percentile, over units and examples"),
-        Line2D([], [], linestyle="", label=f"median of {seeds} seeds, each arm at its most accurate rate"),
-    ]
-    _legend(figure, handles, runs)
+        (lr,) = levels(rows(found, norm), "lr")
+        look = parts.style(norm, norms)
+        for ax, layer in zip(row, layers, strict=True):
+            _line(ax, tables, (activation, norm, lr), rows(found, norm, lr, layer), look)
+            ax.set_title(f"layer {layer}, {look['label']}, rate {lr:g}")
+        row[0].set_ylabel(f"input of the {parts.activation_label(activation)}")
+    band = Patch(color="0.5", alpha=0.3, linewidth=0, label="15th to 85th percentile, over units and examples")
+    title = f"each arm at its most accurate rate, median of {found['n'].max()} seeds"
+    _legend(figure, [Line2D([], [], color="0.3", label="median"), band], title)
     return figure
 
 
-def drawn_from(results: Results) -> Results:
-    """Return the part of the results from which :func:`score` and :func:`figures` come out the same."""
-    layers = results.layers.reindex(columns=LAYERS)
-    at_best = ["jacobian_min", "jacobian_max", *PERCENTILES]
-    layers[at_best] = layers[at_best].where(layers["run_id"].isin(_at_best_rates(results.runs)["run_id"]))
-    return Results(results.runs[RUNS], results.curves.reindex(columns=CURVES), layers, results.units.iloc[:0])
+def verdict(tables: Tables) -> list[Finding]:
+    """Return both ratios over the whole of training, per activation and rate."""
+    findings, compared = [], tables["compared"]
+    for activation, norm, lr in groups(compared.reset_index(), CELL):
+        if norm == "batch":
+            for hold, measure in ((analysis.below, DRIFT), (analysis.above, RELATIVE)):
+                found = estimate(compared, activation, norm, lr, WHOLE, f"ratio of {measure}")
+                findings.append(hold(f"{activation}, rate {lr:g}, ratio of {measure}", found, 1))
+    return findings
 
+
+EXPERIMENT = Experiment(
+    claim="With batch norm the inputs of nonlinearities drift less during training (Section 2, Figure 1(b, c)), but "
+    "the gradient of a layer changes no less when the layers before it are updated (Santurkar et al. 2018).",
+    criterion="For each activation, at each learning rate at which both networks end at 90% or more with every seed, "
+    "the ratio of drift with batch norm to without is at most 1, and that of ‖G − G'‖ / ‖G‖ is at least 1, over the "
+    "whole of training and with their whole intervals.",
+    arms=CELL,
+    needs=["layer.drift_wasserstein", "layer.shift_norm", "layer.shift_cosine", "layer.gradient_norm"],
+    uses=["run.landscape_smoothness", *(f"layer.{name}" for name in (*SINGULAR_VALUES.values(), *PERCENTILES))],
+    analyse=analyse,
+    draw=draw,
+    verdict=verdict,
+)
 
 if __name__ == "__main__":
     redraw(__file__)

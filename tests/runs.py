@@ -13,7 +13,7 @@ import pandas as pd
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.datasets import IDX_FILES
-from bnrepro.experiment import TABLES
+from bnrepro.reference import TABLES
 from bnrepro.store import Results
 
 TINY = ("model.hidden=[8]", "train.steps=20", "train.measurements=4")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files
 from runs import query
 
 import bnrepro
-from bnrepro import config, experiment, sweeping
+from bnrepro import config, presenting, reference, sweeping
 from bnrepro.api import headline
-from bnrepro.store import FILE
+from bnrepro.store import FILE, Results, Store
 
 # One run
 
@@ -74,18 +75,13 @@ def test_a_sweep_shows_progress_a_table_and_the_paths_of_its_figures(call: Calla
     assert ended.status == 0
     assert re.fullmatch(r"(\d of 4 runs, \d\d:\d\d left\n)*4 of 4 runs, 00:00 left\n", ended.err)
     lines = ended.out.splitlines()
-    for heading in ("best accuracy", "best rate", "usable decades", "diverged", "steps to 90%"):
-        assert heading in lines[1]
-    assert [line.split()[:2] for line in lines[3:7]] == [
-        ["sigmoid", "none"], ["batch", lines[4].split()[1]], ["relu", "none"], ["batch", lines[6].split()[1]]
-    ]  # fmt: skip
-    assert {"steps_to_accuracy", "equal_rates"} <= {*lines}
+    assert {"score:", "compared:", "steps_to_accuracy:", "rates:"} <= {*lines}
+    assert "verdict: can't be told from these runs" in lines  # of one seed
     paths = [line for line in lines if line.startswith("results/")]
-    assert [Path(path).name for path in paths] == [
-        *(f"{figure}.{kind}" for figure in ("accuracy", "convergence") for kind in ("png", "svg")),
-        "score.csv",
-        "steps_to_accuracy.csv",
-        "equal_rates.csv",
+    assert [Path(path).name for path in paths if "drawn" not in path] == [
+        *(f"{figure}.{kind}" for figure in ("accuracy", "convergence") for kind in ("png", "svg", "pdf")),
+        *(f"{table}.csv" for table in ("score", "compared", "steps_to_accuracy", "rates")),
+        "verdict.json",
     ]
     assert {*paths, "results/learning_rates/runs.sqlite"} == set(files(here))
 
@@ -121,7 +117,7 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
     ended = call("+sweep", *TINY, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]")
     assert ended.out.startswith("learning_rates: 16 runs, 4 found finished in ")
     assert (len(trained), len(set(trained) | old)) == (12, 16)
-    folders = {Path(line).parent.name for line in ended.out.splitlines()[-5:]}
+    folders = {Path(line).parent.name for line in ended.out.splitlines() if line.endswith(".png")}
     assert len(folders) == 1
     assert "sweep.grid.seed=[0,1]" in folders.pop()
 
@@ -247,7 +243,7 @@ def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -
 
 @pytest.mark.parametrize("name", ["learning_rates", "covariate_shift"])
 def test_every_sweep_of_conf_trains_and_shows(call: Callable[..., Ended], here: Path, name: str) -> None:
-    ended = call(f"+sweep={name}", *SMALL)
+    ended = call(f"+sweep={name}", *SMALL, "figures.formats=[svg]")
     assert ended.status == 0
     assert any(path.endswith(".svg") for path in files(here / "results" / name))
 
@@ -278,7 +274,7 @@ def test_an_override_of_what_a_sweep_varies_is_told_and_names_what_its_folder_sh
     ]  # fmt: skip
     assert len(trained) == len(bnrepro.load("learning_rates", given).runs) == len(bnrepro.sweep(overrides=given).runs)
     missing = call("+show", *but(given, "seed=6,7"))
-    assert call(*shlex.split(missing.err.partition("python -m bnrepro ")[2])).status == 0
+    assert call(*shlex.split(missing.err.partition("; ")[2].partition("; ")[0])[6:]).status == 0
 
 
 # Shown again
@@ -288,49 +284,139 @@ def shown_by(call: Callable[..., Ended], how: str, *overrides: str) -> Ended:
     return call(*overrides, script=SCRIPT) if how == "script" else call("+show=learning_rates", *overrides)
 
 
-@pytest.mark.usefixtures("blank_figures")
-@pytest.mark.parametrize("how", ["script", "command"])
-def test_what_is_missing_is_named_with_the_command_that_trains_it(
+both = pytest.mark.parametrize("how", ["script", "command"])
+NONE_STORED = r"4 of 4 runs are not in (.*)/learning_rates; to train them: (.*); the reference data: (.*)\n"
+
+
+@both
+def test_where_nothing_is_stored_the_commands_that_help_are_named(
     call: Callable[..., Ended], here: Path, how: str
 ) -> None:
     overrides = [*SMALL, "results_dir='some where'"]
     ended = shown_by(call, how, *overrides)
     assert (ended.status, ended.out) == (1, "")
-    said = re.fullmatch(r"bnrepro: 4 of 4 runs are not in some where/learning_rates; to train them: (.*)\n", ended.err)
+    said = re.fullmatch(f"bnrepro: {NONE_STORED}", ended.err)
     assert said
-    words = shlex.split(said[1])
-    assert words == ["python", "-m", "bnrepro", "+sweep=learning_rates", *overrides]
+    assert said[1] == "some where"
+    assert shlex.split(said[2]) == ["python", "-m", "bnrepro", "+sweep=learning_rates", *overrides]
+    assert said[3] == "python -m bnrepro +show=reference/learning_rates"
     assert files(here) == []
 
 
 @pytest.mark.usefixtures("blank_figures")
-@pytest.mark.parametrize("how", ["script", "command"])
-def test_the_command_that_is_named_does_it(call: Callable[..., Ended], how: str) -> None:
-    missing = shown_by(call, how, *SMALL)
-    assert call(*shlex.split(missing.err.partition("python -m bnrepro ")[2])).status == 0
-    wider = shown_by(call, how, *but(SMALL, "sweep.grid.seed=[0,1]"))
-    assert wider.err.startswith("bnrepro: 4 of 8 runs are not in results/learning_rates; ")
-    assert shown_by(call, how, *SMALL).status == 0
-
-
-@pytest.mark.parametrize("how", ["script", "command"])
-def test_without_a_store_and_overrides_the_reference_is_shown(
-    call: Callable[..., Ended], here: Path, how: str, monkeypatch: pytest.MonkeyPatch
+@both
+def test_what_is_stored_of_a_sweep_is_shown_with_the_command_that_trains_the_rest(
+    call: Callable[..., Ended], here: Path, how: str, trained: list[str]
 ) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(experiment, "show_reference", shown.append)
-    ended = shown_by(call, how)
-    assert (ended.status, ended.err) == (0, "")
-    assert ended.out == "results/learning_rates has not all of the 96 runs; here is the reference\n"
-    assert shown == ["learning_rates"]
+    call("+sweep", *SMALL)
+    wider = but(SMALL, "sweep.grid.seed=[0,1]")
+    shown = shown_by(call, how, *wider)
+    assert (shown.status, shown.err) == (0, "")
+    said = re.match(r"4 of 8 runs are not in results/learning_rates; to train them: (.*)\n", shown.out)
+    assert said
+    assert "\nverdict (4 of 8 runs): can't be told from these runs\n" in shown.out
+    assert len(trained) == 4
+    whole = call(*shlex.split(said[1])[3:])
+    assert "\nverdict: " in whole.out
+    assert shown_by(call, how, *wider).out == whole.out.partition("\n")[2]
+
+
+def test_reference_data_are_shown_by_their_name_alone(
+    call: Callable[..., Ended], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, float | None]] = []
+    monkeypatch.setattr(reference, "show_reference", lambda name, figures: shown.append((name, figures.width)))
+    assert call("+show=reference/learning_rates", "figures.width=3.3").status == 0
+    assert shown == [("learning_rates", 3.3)]
+    refused = call("+show=reference/learning_rates", "seed=5")
+    assert_one_line(refused, "seed=5: reference/learning_rates has no variants")
+    assert_one_line(call("+show=reference/nothing"), "sweep=nothing: must be one of ")
+    assert (len(shown), files(here)) == (1, [])
+
+
+@pytest.mark.parametrize("show", ["sweep.dry_run=true", "sweep.force=true", "sweep.redraw=30"])
+def test_a_script_trains_nothing_whatever_it_is_told(call: Callable[..., Ended], here: Path, show: str) -> None:
+    ended = call(show, script=SCRIPT)
+    assert_one_line(ended, "sweep.show=true: not together with sweep.dry_run=true, sweep.force=true or sweep.redraw")
     assert files(here) == []
 
 
-@pytest.mark.parametrize("show", ["sweep.dry_run=true", "sweep.force=true"])
-def test_a_script_trains_nothing_whatever_it_is_told(call: Callable[..., Ended], here: Path, show: str) -> None:
-    ended = call(show, script=SCRIPT)
-    assert ended.err == "bnrepro: sweep.show=true: not together with sweep.dry_run=true or sweep.force=true\n"
-    assert (ended.status, files(here)) == (1, [])
+@pytest.mark.usefixtures("blank_figures")
+def test_figures_are_drawn_while_the_sweep_goes_on(
+    call: Callable[..., Ended], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, str]] = []
+    done = threading.Semaphore(0)
+    whole = presenting.present
+
+    def present(experiment: Any, results: Results, *rest: Any, **expected: Any) -> str:
+        told = whole(experiment, results, *rest, **expected)
+        drawn.append((len(results.runs), threading.current_thread().name))
+        done.release()
+        return told
+
+    def slowly(self: Store, *arguments: Any, **options: Any) -> None:
+        add(self, *arguments, **options)
+        while done.acquire(blocking=False):
+            pass
+        assert done.acquire(timeout=60)  # which may have begun before
+        assert done.acquire(timeout=60)
+
+    add = Store.add
+    monkeypatch.setattr(Store, "add", slowly)
+    monkeypatch.setattr(presenting, "present", present)
+    ended = call("+sweep", *SMALL, "sweep.redraw=0.01", "compute.group_size=1")
+    assert (ended.status, ended.out.count("verdict: ")) == (0, 1)  # what is drawn meanwhile is not printed
+    assert {count for count, thread in drawn if thread != "MainThread"} == {1, 2, 3, 4}
+    assert [count for count, thread in drawn if thread == "MainThread"] == [4]
+
+
+def test_a_live_drawing_that_fails_is_no_matter(call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    whole = presenting.present
+
+    def present(*arguments: Any, **expected: Any) -> str:
+        if threading.current_thread() is not threading.main_thread():
+            drawn.append(1)
+            raise ValueError("broken on purpose")
+        return whole(*arguments, **expected)
+
+    monkeypatch.setattr(presenting, "present", present)
+    ended = call("+sweep", *SMALL, "sweep.redraw=0.001", "compute.group_size=1", "figures.formats=[svg]")
+    assert ended.status == 0
+    assert drawn
+    assert "broken" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["figures.width=3"], "figures.width=3: has no effect on a single run"),
+        (["sweep.redraw=3"], "sweep=null: must be one of "),
+        (["+verify", "figures.width=3"], "figures.width=3: has no effect on +verify"),
+        (["+benchmark", "figures.width=3"], "figures.width=3: has no effect on benchmark=full"),
+        (["+sweep", "figures.width=0.1"], "figures.width=0.1: must be greater than 0.5"),
+        (["+sweep", "figures.formats=[]"], r"figures.formats=\[\]: must have at least 1 item"),
+        (["+sweep", "figures.formats=[gif]"], "figures.formats.0=gif: must be 'png', 'svg' or 'pdf'"),
+        (["+sweep", "sweep.redraw=0"], "sweep.redraw=0: must be greater than 0"),
+    ],
+)
+def test_how_figures_are_drawn_is_checked(
+    command: list[str], told: str, call: Callable[..., Ended], here: Path
+) -> None:
+    assert_one_line(call(*command), told.replace("+", r"\+"))
+    assert files(here) == []
+
+
+def test_a_sweep_that_cant_answer_is_refused_before_training(
+    call: Callable[..., Ended], here: Path, trained: list[str]
+) -> None:
+    for more in ([], ["sweep.dry_run=true"]):
+        ended = call("+sweep=covariate_shift", *SMALL, "diagnostics=[drift]", *more)
+        assert_one_line(ended, r"diagnostics=\[\"drift\"\]: covariate_shift needs covariate_shift among them")
+        ended = call("+sweep", *SMALL, "figures.style=no_such", *more)
+        assert_one_line(ended, "figures.style=no_such: must be a matplotlib style sheet")
+    assert (trained, files(here)) == ([], [])
 
 
 MEASURES = """

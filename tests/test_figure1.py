@@ -1,9 +1,7 @@
-"""The paper's Figure 1 and ours: distances, choices and drifts known by construction, and figures of any part."""
+"""The paper's Figure 1 and ours: distances, choices and drifts known by construction, and what figures show of them."""
 
-import io
 import math
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,22 +9,21 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Rectangle
-from runs import dataframes, part_of
 
-from bnrepro.composition import compose
-from bnrepro.config import Inline, Settings
-from bnrepro.experiment import import_experiment
+from bnrepro.analysis import NOTHING, Estimate, Tables, estimate, judge, mean, rows
+from bnrepro.errors import InputError
+from bnrepro.experiment import Experiment, import_experiment
 from bnrepro.figures import NORMS, look
 from bnrepro.places import EXPERIMENTS
-from bnrepro.store import Results, Store
-from bnrepro.sweeping import Progress, expand, run_all
+from bnrepro.store import Results
 
 
-def the_experiment() -> ModuleType:
-    module = import_experiment("figure1")
-    assert module is not None
-    return module
+def the_experiment() -> Experiment:
+    found = import_experiment("figure1")
+    assert found is not None
+    return found
 
 
 figure1 = the_experiment()
@@ -35,8 +32,7 @@ PRINTED: dict[str, dict[int, float]] = {
     norm: dict(TABLE.loc[TABLE["series"] == series, ["step", "test_accuracy"]].itertuples(index=False))
     for norm, series in (("none", "without_bn"), ("batch", "with_bn"))
 }
-
-# Tables by hand
+LARGEST, MEAN, CROSSED, FINAL = "largest difference", "mean difference", "crossed difference", "final accuracy"
 
 Curve = Mapping[int, float]
 Bands = Mapping[int, Mapping[int, float]]
@@ -49,24 +45,26 @@ def a_run(norm: str, curve: Curve, units: Bands | None = None, **columns: Any) -
     return {"norm": norm, "curve": curve, "units": units or {}} | setting | ending | columns
 
 
-def results_of(*runs: dict[str, Any]) -> Results:
+def diverged(norm: str, step: int = 7, **columns: Any) -> dict[str, Any]:
+    return a_run(norm, {0: 0.1}, test_accuracy=math.nan, diverged_at=step, **columns)
+
+
+def analysed(*runs: dict[str, Any]) -> Tables:
     rows, curves, units = [], [], []
     names = {"std": "model.init.std", "scheme": "model.init.scheme", "measurements": "train.measurements"}
     for number, run in enumerate(runs):
         run_id = f"{number:03}"
-        rows.append({"run_id": run_id} | {names.get(k, k): v for k, v in run.items() if k not in ("curve", "units")})
+        status = "done" if math.isnan(run["diverged_at"]) else "diverged"
+        settings = {names.get(key, key): value for key, value in run.items() if key not in ("curve", "units")}
+        rows.append({"run_id": run_id, "status": status} | settings)
         curves += [{"run_id": run_id, "step": step, "test_accuracy": value} for step, value in run["curve"].items()]
         units += [
             {"run_id": run_id, "step": step, "unit": unit, "p15": median - 1, "p50": median, "p85": median + 2}
             for unit, path in run["units"].items()
             for step, median in path.items()
         ]
-    return Results(
-        pd.DataFrame(rows),
-        pd.DataFrame(curves),
-        pd.DataFrame(columns=["run_id", "step", "layer"]),
-        pd.DataFrame(units, columns=["run_id", "step", "unit", "p15", "p50", "p85"]),
-    )
+    layers = pd.DataFrame({"run_id": []})
+    return figure1.analyse(Results(pd.DataFrame(rows), pd.DataFrame(curves), layers, pd.DataFrame(units or layers)))
 
 
 def off_by(norm: str, offset: float, first: int = 0, last: int = 50_000) -> dict[int, float]:
@@ -74,8 +72,19 @@ def off_by(norm: str, offset: float, first: int = 0, last: int = 50_000) -> dict
     return {step: value + offset * (first <= step <= last) for step, value in PRINTED[norm].items()}
 
 
+def seeds_of(norm: str, *curves: Curve, **columns: Any) -> list[dict[str, Any]]:
+    return [a_run(norm, curve, seed=seed, **columns) for seed, curve in enumerate(curves)]
+
+
+def at(std: float | None, lr: float) -> dict[str, Any]:
+    return {"std": math.nan, "scheme": "xavier", "lr": lr} if std is None else {"std": std, "lr": lr}
+
+
+# Distances
+
+
 @pytest.mark.parametrize(
-    ("norm", "curves", "largest", "mean"),
+    ("norm", "curves", "largest", "average"),
     [
         ("batch", [off_by("batch", 0.004)], 0.004, 0.004),
         ("none", [off_by("none", 0.004)], 0.004, 0.004),
@@ -86,26 +95,44 @@ def off_by(norm: str, offset: float, first: int = 0, last: int = 50_000) -> dict
         ("none", [off_by("none", 0.1, 12_055, 12_055)], 0.1, 0.1 / 79),
         ("none", [off_by("none", 0.1, 11_581, 11_581)], 0.0, 0.1 / 79),  # the last that does not
         ("batch", [off_by("batch", 0.1, 49_051)], 0.1, 0.1 / 70),
-        ("batch", [off_by("batch", d) for d in (0.03, -0.02, 0.001)], 0.001, 0.001),  # the median, not the mean
-        ("batch", [off_by("batch", d) for d in (0.004, 0.002)], 0.003, 0.003),
+        ("batch", [off_by("batch", d) for d in (0.03, -0.02, 0.002)], 0.004, 0.004),  # of the mean curve
+        ("none", [off_by("none", d) for d in (-0.03, 0.01)], 0.01, 0.01),
     ],
 )
-def test_the_distance_from_the_paper_is_known(norm: str, curves: list[Curve], largest: float, mean: float) -> None:
-    table = figure1.score(results_of(*(a_run(norm, curve, seed=seed) for seed, curve in enumerate(curves))))
-    assert table.index.tolist() == [(norm, "std 0.1", 0.1)]
-    assert table["largest"].tolist() == pytest.approx([largest], abs=1e-9)
-    assert table["mean"].tolist() == pytest.approx([mean], abs=5e-5)  # rounded to four digits
+def test_the_distance_from_the_paper_is_known(norm: str, curves: list[Curve], largest: float, average: float) -> None:
+    score = analysed(*seeds_of(norm, *curves))["score"]
+    assert estimate(score, norm, "std 0.1", 0.1, LARGEST).value == pytest.approx(largest, abs=1e-9)
+    assert estimate(score, norm, "std 0.1", 0.1, MEAN).value == pytest.approx(average, abs=1e-9)
+
+
+def test_the_interval_is_that_of_the_mean_if_seeds_differ_by_a_constant() -> None:
+    offsets = [0.004, 0.002, 0.009]
+    tables = analysed(*seeds_of("batch", *(off_by("batch", d) for d in offsets)))
+    for quantity in (LARGEST, MEAN):
+        assert estimate(tables["score"], "batch", "std 0.1", 0.1, quantity) == pytest.approx(mean(pd.Series(offsets)))
 
 
 def test_our_curve_is_interpolated_at_the_steps_of_the_paper() -> None:
-    table = figure1.score(results_of(a_run("batch", {0: 0.9, 50_000: 1.0})))
+    score = analysed(a_run("batch", {0: 0.9, 50_000: 1.0}))["score"]
     differences = {step: abs(value - (0.9 + step / 500_000)) for step, value in PRINTED["batch"].items()}
-    assert table["largest"].item() == pytest.approx(max(d for s, d in differences.items() if s >= 8_000), abs=5e-5)
-    assert table["mean"].item() == pytest.approx(np.mean(list(differences.values())), abs=5e-5)
+    largest = max(d for step, d in differences.items() if step >= 8_000)
+    assert estimate(score, "batch", "std 0.1", 0.1, LARGEST).value == pytest.approx(largest)
+    assert estimate(score, "batch", "std 0.1", 0.1, MEAN).value == pytest.approx(np.mean(list(differences.values())))
+
+
+@pytest.mark.parametrize("other", ["none", "batch"])
+def test_crossed_is_the_distance_from_the_curve_of_the_other_arm(other: str) -> None:
+    norm = {"none": "batch", "batch": "none"}[other]
+    score = analysed(a_run(norm, off_by(other, 0.003)))["score"]
+    own, crossed, less = (
+        estimate(score, norm, "std 0.1", 0.1, q).value for q in (LARGEST, CROSSED, "largest less crossed")
+    )
+    assert crossed == pytest.approx(0.003)
+    assert own > 0.02
+    assert less == pytest.approx(own - crossed)
 
 
 PAPER = off_by("batch", 0.0)
-TO_44_000 = {step: value for step, value in PAPER.items() if step <= 44_000}
 
 
 @pytest.mark.parametrize(
@@ -113,362 +140,295 @@ TO_44_000 = {step: value for step, value in PAPER.items() if step <= 44_000}
     [
         pytest.param([a_run("batch", PAPER, dataset="digits")], id="digits"),
         pytest.param([a_run("batch", PAPER, dataset="fashion_mnist")], id="fashion"),
-        pytest.param([a_run("batch", TO_44_000)], id="ends before the paper's curve"),
+        pytest.param([a_run("batch", PAPER, steps=49_000)], id="ends before the paper's curve"),
         pytest.param([a_run("mine.Shift", PAPER)], id="a norm of their own"),
-        pytest.param([a_run("batch", TO_44_000, test_accuracy=math.nan, diverged_at=44_100)], id="diverged"),
-        pytest.param(
-            [a_run("batch", PAPER), a_run("batch", {0: 0.1}, seed=1, test_accuracy=math.nan, diverged_at=7)],
-            id="a seed diverged",
-        ),
+        pytest.param([diverged("batch", 44_100)], id="diverged"),
+        pytest.param([a_run("batch", PAPER), diverged("batch", seed=1)], id="a seed diverged"),
     ],
 )
 def test_there_is_no_distance_where_nothing_can_be_compared(runs: list[dict[str, Any]]) -> None:
-    table = figure1.score(results_of(*runs))
-    assert table[["largest", "mean"]].isna().all(axis=None)
-    assert len(table) == 1
+    tables = analysed(*runs)
+    assert {*tables["score"].index.unique("quantity")} == {FINAL, "diverged"}
+    assert judge(figure1.verdict(tables)) == "can't be told from these runs"
 
 
-def test_accuracy_is_the_median_over_seeds_and_a_diverged_run_counts_as_0() -> None:
-    finals = [0.97, 0.95, math.nan, 0.96, 0.9]
-    runs = [
-        a_run("none", {0: 0.1}, seed=seed, test_accuracy=final, diverged_at=5.0 if math.isnan(final) else math.nan)
-        for seed, final in enumerate(finals)
-    ]
-    (row,) = figure1.score(results_of(*runs)).to_dict("records")
-    del row["largest"], row["mean"]
-    assert row == {"final accuracy": 0.95, "lowest": 0.0, "highest": 0.97, "seeds": 5, "diverged": 1}
+def test_accuracy_is_the_mean_over_seeds_and_a_diverged_run_counts_as_0() -> None:
+    runs = [*seeds_of("none", {0: 0.9}, {0: 0.8}, {0: 0.7}), diverged("none", seed=3)]
+    score = analysed(*runs)["score"]
+    assert estimate(score, "none", "std 0.1", 0.1, FINAL) == pytest.approx(mean(pd.Series([0.9, 0.8, 0.7, 0])))
+    assert estimate(score, "none", "std 0.1", 0.1, "diverged").value == 0.25
 
 
-def at(std: float | None, lr: float) -> dict[str, Any]:
-    return {"std": math.nan, "scheme": "xavier", "lr": lr} if std is None else {"std": std, "lr": lr}
-
-
-def test_rows_are_sorted_by_arm_and_distance_and_those_without_one_by_accuracy() -> None:
-    runs = [
-        a_run("mine.Shift", PAPER),
-        a_run("batch", off_by("batch", 0.006), **at(0.01, 1)),
-        a_run("batch", off_by("batch", -0.002), **at(0.03, 1)),
-        a_run("none", TO_44_000, **at(0.01, 1), test_accuracy=0.4),
-        a_run("none", TO_44_000, **at(0.03, 1), test_accuracy=0.9),
-        a_run("none", TO_44_000, **at(0.05, 1), test_accuracy=math.nan, diverged_at=44_100),
-        a_run("none", off_by("none", 0.3), **at(None, 3)),
-        a_run("none", off_by("none", 0.01), **at(None, 0.1)),
-        a_run("none", off_by("none", 0.01, last=20_000), **at(0.1, 0.1)),  # a tie but for the mean
-    ]
-    expected = [
-        ("none", "std 0.1", 0.1),
-        ("none", "xavier", 0.1),
-        ("none", "xavier", 3),
-        ("none", "std 0.03", 1),
-        ("none", "std 0.01", 1),
-        ("none", "std 0.05", 1),
-        ("batch", "std 0.03", 1),
-        ("batch", "std 0.01", 1),
-        ("mine.Shift", "std 0.1", 0.1),
-    ]
-    for order in (1, -1):
-        table = figure1.score(results_of(*runs[::order]))
-        assert table.index.tolist() == expected
-        assert figure1.nearest(table) == {
-            "none": ("std 0.1", 0.1),
-            "batch": ("std 0.03", 1),
-            "mine.Shift": ("std 0.1", 0.1),
-        }
+# Choices and the verdict
 
 
 def both(none: float, batch: float, **setting: Any) -> list[dict[str, Any]]:
     return [a_run("none", off_by("none", none), **setting), a_run("batch", off_by("batch", batch), **setting)]
 
 
+def by_accuracy(*runs: tuple[str, float, float]) -> list[dict[str, Any]]:
+    return [a_run(norm, {0: 0.1, 9: a}, lr=lr, dataset="digits") for norm, lr, a in runs]
+
+
+def settings_of(tables: Tables, choice: str) -> dict[str, tuple[str, float]]:
+    chosen = rows(tables["chosen"], choice).droplevel("quantity").index.unique()
+    return {norm: (initialization, lr) for norm, initialization, lr in chosen}
+
+
+A, B, C = ("std 0.1", 1.0), ("std 0.01", 3.0), ("xavier", 1.0)
+
+
 @pytest.mark.parametrize(
-    ("runs", "common"),
+    ("runs", "common", "own"),
     [
-        ([*both(0.008, 0.003, **at(0.1, 1)), *both(0.002, 0.0045, **at(0.01, 3))], ("std 0.1", 1)),  # 0.8 against 0.9
-        ([*both(0.009, 0.001, **at(0.1, 1)), *both(0.002, 0.004, **at(0.01, 3))], ("std 0.01", 3)),
-        ([*both(0.05, 0.05, **at(None, 1)), a_run("none", off_by("none", 0), lr=3)], ("xavier", 1)),
-        ([a_run("none", off_by("none", 0), lr=1), a_run("batch", PAPER, lr=3)], None),
-        ([a_run("none", {0: 0.1, 9: a}, lr=lr) for lr, a in ((1, 0.6), (3, 0.9))], ("std 0.1", 3)),  # by accuracy
+        ([*both(0.008, 0.003, **at(0.1, 1)), *both(0.002, -0.009, **at(0.01, 3))], A, {"none": B, "batch": A}),
+        ([*both(0.009, 0.001, **at(0.1, 1)), *both(0.002, 0.004, **at(0.01, 3))], B, {"none": B, "batch": A}),
         (
-            [
-                a_run(norm, {0: 0.1, 9: a}, lr=lr)
-                for norm, lr, a in (("none", 1, 0.8), ("batch", 1, 0.9), ("none", 3, 0.7), ("batch", 3, 0.99))
-            ],
-            ("std 0.1", 1),
+            [*both(0.05, 0.05, **at(None, 1)), a_run("none", off_by("none", 0), **at(0.01, 3))],
+            C,
+            {"none": B, "batch": C},
+        ),
+        ([a_run("none", off_by("none", 0), lr=1), a_run("batch", PAPER, **at(0.01, 3))], None, {"none": A, "batch": B}),
+        ([a_run("none", off_by("none", 0.1), lr=1), diverged("none", **at(0.01, 3))], None, {"none": A}),
+        ([*both(0.1, 0.1, lr=1), diverged("none", **at(0.01, 3))], A, {"none": A, "batch": A}),
+        (by_accuracy(("none", 1, 0.8), ("batch", 1, 0.9), ("none", 3, 0.7), ("batch", 3, 0.99)), A, None),
+        (
+            [*both(0.1, 0.2, lr=1), a_run("mine.Shift", PAPER, **at(0.01, 3))],
+            A,
+            {"none": A, "batch": A, "mine.Shift": B},
         ),
     ],
 )
-def test_the_common_setting_is_the_best_for_the_worse_arm(
-    runs: list[dict[str, Any]], common: tuple[str, float] | None
+def test_the_common_setting_is_the_best_for_the_worse_arm_and_each_has_its_own(
+    runs: list[dict[str, Any]], common: tuple[str, float] | None, own: dict[str, tuple[str, float]] | None
 ) -> None:
-    assert figure1.nearest_common(figure1.score(results_of(*runs))) == common
+    for order in (1, -1):
+        tables = analysed(*runs[::order])
+        found = settings_of(tables, "one for both")
+        assert set(found.values()) == ({common} if common else set())
+        assert set(found) <= {"none", "batch"}
+        if own:
+            assert settings_of(tables, "each its own") == own
 
+
+def test_of_swapped_curves_the_settings_are_those_nearest_to_the_curve_of_the_other_arm() -> None:
+    swapped = [a_run("none", off_by("batch", 0.001), lr=3), a_run("batch", off_by("none", 0.001), lr=3)]
+    tables = analysed(*both(0.001, 0.001, lr=1), *swapped, a_run("batch", off_by("none", 0), **at(None, 1)))
+    assert settings_of(tables, "one for both") == dict.fromkeys(("none", "batch"), ("std 0.1", 1))
+    assert settings_of(tables, "one for both, swapped") == dict.fromkeys(("none", "batch"), ("std 0.1", 3))
+    assert settings_of(tables, "each its own, swapped") == {"none": ("std 0.1", 3), "batch": ("xavier", 1)}
+
+
+@pytest.mark.parametrize(
+    ("none", "batch", "answer"),
+    [
+        ([0.008, 0.009], [0.001, 0.001], "can't be told"),  # of which the interval ends at 0.0149
+        ([0.004, 0.0045], [-0.001, -0.001], "reproduces"),
+        ([0.004, 0.0045], [0.011, 0.011], "reproduces in part"),
+    ],
+)
+def test_the_verdict_is_on_the_common_setting(none: list[float], batch: list[float], answer: str) -> None:
+    near = [
+        *seeds_of("none", *(off_by("none", d) for d in none)),
+        *seeds_of("batch", *(off_by("batch", d) for d in batch)),
+    ]
+    findings = figure1.verdict(analysed(*near, *both(0, 0.5, lr=3), *both(0.5, 0, lr=6)))
+    held = {finding.of: finding.holds for finding in findings}
+    assert held["without batch norm, largest less crossed"]
+    assert held["with batch norm, largest less crossed"]
+    assert held["without batch norm, largest difference"] == (None if answer == "can't be told" else True)
+    assert judge(findings).startswith(answer if answer != "can't be told" else "reproduces in part")
+
+
+def test_a_curve_that_is_the_other_arms_does_not_hold() -> None:
+    runs = [*seeds_of("none", PAPER, off_by("batch", 0.001)), *seeds_of("batch", *[off_by("none", 0)] * 2)]
+    assert judge(figure1.verdict(analysed(*runs))) == "does not reproduce"
+
+
+# Units
 
 FLAT = {unit: {0: 0.0, 10: 0.0} for unit in (1, 2)}
 
 
-def test_runs_with_units_are_no_further_seed_and_no_further_setting() -> None:
-    grid = [a_run("none", off_by("none", d), seed=seed) for seed, d in enumerate((0.001, 0.002))]
+def test_runs_with_units_or_measured_more_often_are_no_further_seed_and_no_further_setting() -> None:
+    grid = seeds_of("none", *(off_by("none", d) for d in (0.001, 0.002)))
     again = a_run("none", off_by("none", 0.2), FLAT, measurements=200)
-    elsewhere = a_run("batch", PAPER, FLAT, lr=5, measurements=200)
-    table = figure1.score(results_of(*grid, again, elsewhere))
-    pd.testing.assert_frame_equal(table, figure1.score(results_of(*grid)))
-    assert table["seeds"].tolist() == [2]
+    elsewhere = a_run("batch", PAPER, FLAT, lr=5)
+    without = a_run("none", off_by("none", 0.3), measurements=200, seed=1)
+    tables = analysed(again, elsewhere, without, *grid)
+    pd.testing.assert_frame_equal(tables["score"], analysed(*grid)["score"])
+    with pytest.raises(InputError, match=r"more than one run of norm=none, initialization=std 0.1, lr=0.1"):
+        analysed(*grid, a_run("none", off_by("none", 0.3)))
 
 
 def test_where_all_runs_have_units_each_setting_and_seed_counts_once() -> None:
-    runs = [a_run("none", off_by("none", 0.001), FLAT, seed=seed) for seed in (0, 1)]
+    runs = seeds_of("none", off_by("none", 0.001), off_by("none", 0.001))
+    runs = [run | {"units": FLAT} for run in runs]
     again = a_run("none", off_by("none", 0.2), FLAT, measurements=200)
-    table = figure1.score(results_of(*runs, again))
-    assert table["seeds"].tolist() == [2]
-    assert table["largest"].tolist() == [0.001]
+    found = estimate(analysed(again, *runs)["score"], "none", "std 0.1", 0.1, LARGEST)
+    assert found == pytest.approx(Estimate(0.001, 0.001, 0.001, 2))
 
 
 DRIFTING = {
-    1: {20: 3.0, 0: 0.0, 10: 2.0},  # |2| + |1| = 3; in the order of the rows 5
-    2: {0: 5.0, 10: 5.0, 20: 4.0},  # 1, although far from 0
-    3: {0: 0.0, 10: 1.0, 20: 0.0},  # 2, although it comes back
-    4: {0: 0.0, 10: -2.0, 20: 0.0},  # 4
+    1: {20_000: 3.0, 0: 0.0, 10_000: 2.0},  # changes 2 + 1; in the order of the rows 3 + 2
+    2: {0: 5.0, 10_000: 5.0, 20_000: 4.0},  # 1, although far from 0
+    3: {0: 0.0, 10_000: 1.0, 20_000: 0.0},  # 1 + 1, although it comes back
+    4: {0: 0.0, 4_000: -2.0, 20_000: 0.0, 30_000: math.inf},  # 2 + 2, half of it before step 5,000
 }
 
 
 @pytest.mark.parametrize(
     ("units", "order", "typical"),
     [
-        ((1, 2, 3, 4), [2, 3, 1, 4], 3),  # the lower of 3 and 1
-        ((1, 3, 4), [3, 1, 4], 1),
-        ((1, 4), [1, 4], 1),
-        ((4,), [4], 4),
+        ((1, 2, 3, 4), [2, 3, 1, 4], {"changes": 2, "range": 1, "changes after a tenth": 1, "range after a tenth": 1}),
+        ((1, 3, 4), [3, 1, 4], {"changes": 3, "range": 3, "changes after a tenth": 1, "range after a tenth": 1}),
+        ((4,), [4], {"changes": 4, "range": 2, "changes after a tenth": math.nan, "range after a tenth": 0}),
     ],
 )
-def test_the_typical_unit_is_that_of_median_drift(units: tuple[int, ...], order: list[int], typical: int) -> None:
-    measured = {unit: DRIFTING[unit] for unit in units}
-    figures = figure1.figures(
-        results_of(*(a_run(norm, off_by(norm, 0), measured, measurements=200) for norm in ("none", "batch")))
-    )
-    ours = figures["figure1bc"].axes[0]
-    assert f"unit {typical}\nstd 0.1, learning rate 0.1, seed 0" in ours.get_title()
-    (median,) = ours.get_lines()
-    assert dict(median.get_xydata().tolist()) == measured[typical]
-    (panels,) = figures["units-batch"].axes
-    numbers = [(*text.get_position(), text.get_text()) for text in panels.texts]
-    assert [text for *_, text in numbers] == [str(unit) for unit in order]
-    (frame,) = frames(panels)
-    (place,) = ((x, y) for x, y, text in numbers if text == str(typical))
-    assert frame.get_bbox().contains(*place)
+def test_the_typical_unit_is_that_of_median_drift(
+    units: tuple[int, ...], order: list[int], typical: dict[str, float]
+) -> None:
+    tables = analysed(a_run("batch", PAPER, {unit: DRIFTING[unit] for unit in units}))
+    found = rows(tables["drift"], "batch", "typical", "std 0.1, learning rate 0.1")
+    assert found["value"].to_dict() == pytest.approx(typical, nan_ok=True)
+    inputs = rows(tables["inputs"], "batch", "std 0.1, learning rate 0.1, seed 0")
+    assert inputs.index.unique("unit").tolist() == order
+    x = {step / 50_000: median for step, median in DRIFTING[order[0]].items() if median < math.inf}
+    shown = rows(inputs, order[0])
+    assert shown["value"].to_dict() == x
+    assert shown["low"].to_dict() == {at: median - 1 for at, median in x.items()}
+    assert shown["high"].to_dict() == {at: median + 2 for at, median in x.items()}
 
 
-def test_units_are_those_of_the_run_that_was_measured_most() -> None:
-    seldom = a_run("none", off_by("none", 0), {1: {0: 0.0}}, seed=1)
-    often = a_run("none", off_by("none", 0), {7: {0: 0.0}}, seed=2, measurements=200)
-    for runs in ([seldom, often], [often, seldom]):
-        (panels,) = figure1.figures(results_of(*runs))["units-none"].axes
-        assert [text.get_text() for text in panels.texts] == ["7"]
+def test_drift_is_the_mean_over_seeds_of_the_setting_that_was_measured_most_and_a_diverged_run_has_none() -> None:
+    def unit(size: float) -> Bands:
+        return {1: {0: 0.0, 50_000: size}, 2: {0: 0.0, 50_000: 2 * size}, 3: {0: 0.0, 50_000: 6 * size}}
+
+    runs = [
+        a_run("none", off_by("none", 0), unit(1), measurements=200, seed=1),
+        a_run("none", off_by("none", 0), unit(2), measurements=200, seed=0),
+        diverged("none", units=unit(100), measurements=200, seed=2),
+        a_run("none", off_by("none", 0), unit(300), measurements=200, lr=3),
+        a_run("none", off_by("none", 0), unit(500), seed=3),
+    ]
+    tables = analysed(*runs)
+    for which, values in (("typical", [2, 4]), ("median of all", [2, 4])):
+        found = estimate(tables["drift"], "none", which, "std 0.1, learning rate 0.1", "changes")
+        assert found == pytest.approx(mean(pd.Series(values)))
+    assert tables["inputs"].index.unique("setting").tolist() == ["std 0.1, learning rate 0.1, seed 0", "the paper's"]
+    only = analysed(diverged("none", units=unit(1)))
+    assert estimate(only["drift"], "none", "typical", "std 0.1, learning rate 0.1", "changes")[3:] == NOTHING[3:]
+    assert only["inputs"].index.unique("setting")[0] == "std 0.1, learning rate 0.1, seed 0, diverged"
+
+
+def test_the_papers_own_drift_is_beside_ours() -> None:
+    drift = analysed(a_run("none", off_by("none", 0), FLAT), a_run("batch", PAPER, FLAT))["drift"]
+    paper = {norm: rows(drift, norm, "the paper's", "not stated")["value"].round(2).to_dict() for norm in NORMS}
+    names = ("changes", "range", "changes after a tenth", "range after a tenth")
+    assert paper == {
+        "none": dict(zip(names, (12.06, 1.34, 9.9, 1.34), strict=True)),
+        "batch": dict(zip(names, (7.77, 0.33, 7.23, 0.24), strict=True)),
+    }
 
 
 # What the figures show
 
 
-def frames(ax: Axes) -> list[Rectangle]:
-    return [patch for patch in ax.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
+def drawn(*runs: dict[str, Any]) -> dict[str, Figure]:
+    with look():
+        return figure1.draw(analysed(*runs))
 
 
 def lines_of(ax: Axes) -> list[dict[float, float]]:
     return [dict(np.asarray(line.get_xydata()).tolist()) for line in ax.get_lines()]
 
 
-def legend_of(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
+def legend_of(ax: Axes) -> Legend:
+    found = ax.get_legend()
+    assert found
+    return found
 
 
-def test_figure_1a_shows_the_nearest_settings_over_the_curves_of_the_paper() -> None:
-    runs = [
-        *both(0.001, 0.02, **at(0.1, 1)),
-        *both(0.02, 0.001, **at(0.01, 3)),
-        *both(0.004, 0.003, **at(None, 0.3)),
-        a_run("batch", off_by("batch", 0.003), **at(0.01, 3), seed=1),
+def frames(ax: Axes) -> list[Rectangle]:
+    return [patch for patch in ax.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
+
+
+def test_figure_1a_shows_the_common_setting_first_over_the_curves_of_the_paper() -> None:
+    figures = drawn(
+        *both(0.001, 0.02, **at(0.1, 1)), *both(0.02, 0.001, **at(0.01, 3)), *both(0.004, 0.003, **at(None, 0.3))
+    )
+    common, own = figures["figure1a"].axes
+    assert common.get_title() == "one setting for both arms"
+    texts = [[text.get_text() for text in legend_of(ax).get_texts()] for ax in (common, own)]
+    assert texts[0] == [
+        "xavier, learning rate 0.3\n0.004\ncrossed 0.053",
+        "xavier, learning rate 0.3\n0.003\ncrossed 0.025",
     ]
-    figure = figure1.figures(results_of(*runs))["figure1a"]
-    own, common = figure.axes
-    assert own.get_title().splitlines()[1:] == [
-        "without batch norm: std 0.1, learning rate 1, largest difference 0.0010",
-        "with batch norm: std 0.01, learning rate 3, largest difference 0.0020",
-    ]
-    assert common.get_title().splitlines()[1:] == [
-        "without batch norm: xavier, learning rate 0.3, largest difference 0.0040",
-        "with batch norm: xavier, learning rate 0.3, largest difference 0.0030",
-    ]
-    shown = [PRINTED["none"], off_by("none", 0.001), PRINTED["batch"], off_by("batch", 0.002)]
-    for drawn, expected in zip(lines_of(own), shown, strict=True):
-        assert drawn == pytest.approx(expected)
-    assert own.get_ylim() == (0.7, 1)
-    assert [own.xaxis.get_major_formatter()(step) for step in (0, 500, 10_000, 50_000)] == ["0", "500", "10K", "50K"]
-    assert legend_of(figure) == [
-        "without batch norm",
-        "with batch norm",
-        "range over 2 seeds (line: median)",
-        "Without BN (paper)",
-        "With BN (paper)",
+    assert [text.splitlines()[0] for text in texts[1]] == ["std 0.1, learning rate 1", "std 0.01, learning rate 3"]
+    shown = [PRINTED["none"], off_by("none", 0.004), PRINTED["batch"], off_by("batch", 0.003)]
+    for line, expected in zip(lines_of(common), shown, strict=True):
+        assert line == pytest.approx(expected)
+    assert [*figures] == ["figure1a", "settings"]
+
+
+def test_settings_are_a_grid_with_distances_and_the_common_one_framed_and_diverged_runs_are_marked() -> None:
+    figure = drawn(
+        *both(0.0123, 0.004, **at(None, 3)),
+        a_run("none", off_by("none", 0.02, first=20_000), **at(10, 1)),
+        diverged("none", 20_000, **at(10, 3)),
+        diverged("batch", 20_000, **at(10, 3)),
+        a_run("batch", off_by("batch", 0.3), **at(2, 3)),
+    )["settings"]
+    panels = np.array(figure.axes).reshape(3, 2)
+    assert [ax.get_ylabel() for ax in panels[:, 0]] == ["std 2", "std 10", "xavier"]
+    assert [ax.get_title() for ax in panels[0]] == ["rate 1", "rate 3"]
+    none, batch = (NORMS[norm]["color"] for norm in ("none", "batch"))
+    notes = {
+        place: [(t.get_text(), t.get_color()) for t in ax.texts if t.get_text()] for place, ax in np.ndenumerate(panels)
+    }
+    assert {place: note for place, note in notes.items() if note} == {
+        (0, 1): [("0.300", batch)],
+        (1, 0): [("0.020", none)],
+        (2, 1): [("0.012", none), ("0.004", batch)],
+    }
+    assert [place for place, ax in np.ndenumerate(panels) if frames(ax)] == [(2, 1)]
+    crosses = [line for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "x"]
+    assert [(cross.axes, cross.get_color(), *np.ravel(cross.get_xydata())) for cross in crosses] == [
+        (panels[1, 1], none, 20_000, pytest.approx(0.05)),
+        (panels[1, 1], batch, 20_000, pytest.approx(0.15)),
     ]
 
 
 def test_on_digits_the_most_accurate_are_shown_without_the_paper() -> None:
-    def curve(final: float) -> Curve:
-        return {0: 0.1, 3_000: final}
-
-    finals = {("none", 1): 0.9, ("none", 3): 0.93, ("batch", 1): 0.96, ("batch", 3): 0.92}
-    runs = [a_run(norm, curve(a), lr=lr, dataset="digits", steps=3_000) for (norm, lr), a in finals.items()]
-    figure = figure1.figures(results_of(*runs))["figure1a"]
-    assert [lines_of(ax) for ax in figure.axes] == [[curve(0.93), curve(0.96)], [curve(0.93), curve(0.92)]]
-    assert figure.axes[0].get_title().splitlines() == [
-        "each arm where it is most accurate",
-        "without batch norm: std 0.1, learning rate 3",
-        "with batch norm: std 0.1, learning rate 1",
-    ]
-    assert figure.axes[0].get_ylim() == (0, 1)
-    assert legend_of(figure) == ["without batch norm", "with batch norm"]
+    finals = by_accuracy(("none", 1, 0.9), ("none", 3, 0.93), ("batch", 1, 0.96), ("batch", 3, 0.92))
+    common, own = drawn(*finals)["figure1a"].axes
+    assert [[line[9] for line in lines_of(ax)] for ax in (common, own)] == [[0.93, 0.92], [0.93, 0.96]]
+    assert common.get_ylim() == (0, 1)
 
 
-def test_settings_are_a_grid_with_distances_and_frames_and_diverged_runs_are_marked() -> None:
-    runs = [
-        a_run("none", off_by("none", 0.02), **at(0.1, 1)),
-        a_run("none", off_by("none", 0.0123, first=20_000), **at(None, 3)),
-        a_run("none", {0: 0.1, 50_000: 0.11}, **at(0.1, 3)),
-        a_run("none", {0: 0.1}, **at(0.1, 3), seed=1, test_accuracy=math.nan, diverged_at=20_000),
-        a_run("batch", off_by("batch", 0.004), **at(None, 3)),
-        a_run("batch", off_by("batch", 0.3), **at(0.01, 3), test_accuracy=0.3),
-    ]
-    figure = figure1.figures(results_of(*runs))["settings"]
-    panels = np.array(figure.axes).reshape(3, 2)
-    assert [ax.get_ylabel().splitlines()[0] for ax in panels[:, 0]] == [
-        "initialization std 0.01", "initialization std 0.1", "initialization xavier"
-    ]  # fmt: skip
-    assert [ax.get_title() for ax in panels[0]] == ["learning rate 1", "learning rate 3"]
-    notes = [[[(t.get_text(), t.get_color()) for t in ax.texts] for ax in row] for row in panels]
-    none, batch = (NORMS[norm]["color"] for norm in ("none", "batch"))
-    assert notes == [
-        [[], [("0.300, ends at 0.30", batch)]],
-        [[("0.020", none)], [("1 of 2 diverged", none)]],
-        [[], [("0.012", none), ("0.004", batch)]],
-    ]
-    framed = {(r, c): {f.get_linestyle() for f in frames(ax)} for (r, c), ax in np.ndenumerate(panels) if frames(ax)}
-    assert framed == {(2, 1): {"--", "-"}}  # both arms
-    crosses = [line for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "x"]
-    assert [(cross.axes, cross.get_xdata()[0], cross.get_color()) for cross in crosses] == [
-        (panels[1, 1], 20_000, none)
-    ]
-    assert "diverged" in legend_of(figure)
+def test_one_arm_is_shown_alone_and_none_of_its_settings_is_framed() -> None:
+    figures = drawn(a_run("batch", off_by("batch", 0.003)), a_run("batch", off_by("batch", 0.2), lr=3))
+    (own,) = figures["figure1a"].axes
+    assert [line[49_051] for line in lines_of(own)] == pytest.approx([0.9816, 0.9846])
+    assert not any(frames(ax) for ax in figures["settings"].axes)
 
 
-def test_figure_1bc_stands_over_the_paper_on_one_scale() -> None:
-    wide = {1: {0: 0.0, 50_000: 30.0}}
-    figure = figure1.figures(
-        results_of(a_run("none", off_by("none", 0), wide), a_run("batch", off_by("batch", 0), FLAT, seed=4))
-    )["figure1bc"]
-    assert {ax.get_ylim() for ax in figure.axes} == {figure.axes[0].get_ylim()}
-    assert figure.axes[0].get_ylim()[1] > 30
-    assert "with batch norm: unit 1\nstd 0.1, learning rate 0.1, seed 4" in figure.axes[1].get_title()
+def test_figure_1bc_stands_over_the_paper_on_one_scale_and_all_units_have_a_panel() -> None:
+    wide = {1: {0: 0.0, 50_000: 30.0}, 2: {0: 0.0, 50_000: 1.0}, 5: {0: 0.0, 50_000: 0.0}}
+    figures = drawn(a_run("none", off_by("none", 0), wide), a_run("batch", PAPER, FLAT, seed=4))
+    assert [*figures] == ["figure1a", "settings", "figure1bc", "units-none", "units-batch"]
+    axes = figures["figure1bc"].axes
+    assert {ax.get_ylim() for ax in axes} == {axes[0].get_ylim()}
+    assert axes[0].get_title() == "without batch norm, unit 2\nstd 0.1, learning rate 0.1, seed 0"
+    assert lines_of(axes[0]) == [{0: 0.0, 1: 1.0}]
     paper = pd.read_csv(EXPERIMENTS / "paper" / "figure1bc.csv", comment="#").set_index("fraction_of_training")
-    for ax, series in zip(figure.axes[2:], ("without_bn", "with_bn"), strict=True):
+    for ax, series in zip(axes[2:], ("without_bn", "with_bn"), strict=True):
         of_paper = paper.loc[(paper["percentile"] == 50) & (paper["series"] == series), "sigmoid_input"].to_dict()
         (median,) = lines_of(ax)
         assert len(median) >= 197  # of 200: where a percentile could not be read, nothing is drawn
         assert median.items() <= of_paper.items()
-
-
-# A small sweep, stored
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """The sweep itself, on digits and small, with a rate at which all runs diverge."""
-    small = ["model.hidden=[6,5]", "train.steps=40", "sweep.grid.train.measurements=[4]", "sweep.grid.seed=[0,1]"]
-    rates = ["sweep.grid.optimizer.lr=[0.1,1,1e6]"]
-    few = ["sweep.grid.model.init=[{scheme: normal, std: 0.1}, {scheme: xavier, std: null}]"]
-    composed = Settings.parse(compose(["+sweep=figure1", *small, *rates, *few]))
-    store = Store(tmp_path_factory.mktemp("sweep"), create=True)
-    runs = expand(composed.run, *composed.grids)
-    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
-    return store.load()
-
-
-PARTS = {
-    "all": "lr > 0",
-    "one seed": "seed == 0",
-    "one norm": "norm == 'batch'",
-    "one rate": "lr == 1",
-    "one initialization": "`model.init.scheme` == 'xavier'",
-    "one run": "lr == 1 and norm == 'none' and seed == 0 and `model.init.scheme` == 'xavier'",
-    "only diverged": "lr == 1e6",
-    "an arm diverged": "lr == 1e6 and norm == 'none' or lr == 1 and norm == 'batch'",
-    "nothing in common": "lr == 1 and norm == 'none' or lr == 0.1 and norm == 'batch'",
-    "only with units": "`train.measurements` == 200",
-    "units of one arm": "`train.measurements` < 200 or norm == 'none'",
-}
-
-
-def test_the_small_sweep_diverges_and_has_units(trained: Results) -> None:
-    table = figure1.score(trained)
-    assert len(table) == 2 * 2 * 3
-    assert set(table["seeds"]) == {2}
-    assert (table["diverged"] == np.where(table.index.get_level_values("lr") == 1e6, 2, 0)).all()
-    assert table[["largest", "mean"]].isna().all(axis=None)
-    assert trained.units.groupby("norm")["step"].nunique().to_dict() == {"none": 41, "batch": 41}
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_any_part_of_the_sweep_can_be_shown(trained: Results, part: str) -> None:
-    """Without a warning, which would be an error here."""
-    results = part_of(trained, PARTS[part])
-    before = [table.copy() for table in dataframes(results)]
-    with look():
-        figures = figure1.figures(results)
-        for figure in figures.values():
-            figure.draw_without_rendering()
-            assert figure.legends
-    measured = set(results.runs.loc[results.runs["run_id"].isin(results.units["run_id"]), "norm"])
-    with_units = [f"units-{norm}" for norm in ("none", "batch") if norm in measured]
-    assert [*figures] == ["figure1a", "settings", *(["figure1bc"] if len(with_units) == 2 else []), *with_units]
-    assert {norm for norm, *_ in figure1.score(results).index} == set(results.runs["norm"])
-    for table, old in zip(dataframes(results), before, strict=True):
-        pd.testing.assert_frame_equal(table, old)
-
-
-@pytest.mark.parametrize("part", ["one rate", "only with units"])
-def test_figures_and_score_come_out_the_same_from_what_is_kept(trained: Results, part: str) -> None:
-    results = part_of(trained, PARTS[part])
-    kept = figure1.drawn_from(results)
-    pd.testing.assert_frame_equal(figure1.score(results), figure1.score(kept))
-    with look():
-        figures, again = figure1.figures(results), figure1.figures(kept)
-        assert {name: pixels(figure) for name, figure in figures.items()} == {
-            name: pixels(figure) for name, figure in again.items()
-        }
-
-
-def pixels(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="rgba", dpi=40)
-    return file.getvalue()
-
-
-def test_of_the_results_no_more_is_kept_than_is_drawn(trained: Results) -> None:
-    kept = figure1.drawn_from(trained)
-    assert {*kept.runs} == {
-        "run_id",
-        "dataset",
-        "norm",
-        "lr",
-        "seed",
-        "steps",
-        "test_accuracy",
-        "diverged_at",
-        "model.init.scheme",
-        "model.init.std",
-        "train.measurements",
-    }
-    assert [*kept.table("curves")] == ["run_id", "step", "test_accuracy"]
-    assert [*kept.table("units")] == ["run_id", "step", "unit", "p15", "p50", "p85"]
-    assert kept.layers.empty
-    assert len(kept.runs) == len(trained.runs)
-    assert set(kept.units["run_id"]).isdisjoint(kept.curves["run_id"])
-    assert set(kept.units["run_id"]) | set(kept.curves["run_id"]) == set(trained.runs["run_id"])
+    (panels,) = figures["units-none"].axes
+    numbers = {text.get_text(): text.get_position() for text in panels.texts}
+    assert [*numbers] == ["5", "2", "1"]
+    (frame,) = frames(panels)
+    assert frame.get_bbox().contains(*numbers["2"])

@@ -1,23 +1,24 @@
 """Each mistake is the mistake that it says, and nothing else; and what the experiment makes of stored runs."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from gradients import assert_gradients
 
+from bnrepro.analysis import estimate, levels, rows
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.composition import compose
-from bnrepro.config import Settings
-from bnrepro.experiment import import_experiment
-from bnrepro.figures import look, save
+from bnrepro.experiment import Experiment, import_experiment
+from bnrepro.figures import look
 from bnrepro.layers import Array, Arrays
-from bnrepro.store import RunResult, Store
-from bnrepro.sweeping import expand
+from bnrepro.store import Results
 
-experiment: Any = import_experiment("implementation_mistakes")
+found = import_experiment("implementation_mistakes")
+assert found
+experiment: Experiment = found
+module: Any = importlib.import_module("bnrepro.experiments.implementation_mistakes")
 layers: Any = importlib.import_module("bnrepro.experiments.wrong_layers")
 RNG = np.random.default_rng(0)
 X, DY = RNG.standard_normal((2, 1, 8, 3))
@@ -113,35 +114,104 @@ def test_per_pixel_has_one_gamma_and_statistics_for_every_pixel() -> None:
     assert backward(DY_IMAGES)[0].shape == IMAGES.shape
 
 
+# What the experiment makes of runs
+
+MEASURES = ["final accuracy", "accuracy lost", "train loss"]
+OUTSIDE, PER_PIXEL = (title for _, title in module.CLAIMS)
+
+
 def test_every_mistake_has_a_title() -> None:
-    named = {name for _, name in experiment.TITLES}
-    assert {cls.__name__ for cls in MISTAKES} - {"BatchNorm"} == named - {"batch"}
+    assert {cls.__name__ for cls in MISTAKES} - {"BatchNorm"} == set(module.TITLES) - {"batch"}
 
 
-def test_score_and_figure_of_a_stored_sweep_with_a_diverged_run(tmp_path: Path) -> None:
-    base = Settings.parse(compose(["+sweep=implementation_mistakes", "train.steps=3", "train.eval_examples=20"]))
-    (grid,) = base.grids
-    runs = expand(base.run, {**grid, "seed": [0, 1]})
-    assert len(runs) == len(experiment.TITLES) * 2 * 2
-    store = Store(tmp_path, create=True)
-    curve = [{"step": 0, "train_loss": 2.0}, {"step": 3, "train_loss": 1.0}]
-    blank = {"test_accuracy": 0.5, "gradient_norm": 1.0}
-    rows = [row | blank for row in curve]
-    store.add(RunResult(run, test_accuracy=0.8 + 0.1 * run.seed, curves=rows) for run in runs[1:])
-    store.add([RunResult(runs[0], status="diverged", diverged_at=2, curves=rows[:1])])
-    table = experiment.score(store.load())
-    assert table.index.tolist() == list(experiment.TITLES.values())
-    assert table.loc["right", "test accuracy, m = 4"] == "1 of 2 diverged"
-    assert table.loc["right", "test accuracy, m = 60"] == "0.850 (0.800–0.900)"
-    assert table.loc["right", "train loss, m = 60"] == "1.000 (1.000–1.000)"
+def results_of(*cells: tuple[str, str, int, list[float]], **settings: Any) -> Results:
+    """Runs with these final accuracies (NaN: diverged) of model, norm and batch size; the last train loss is 0.2."""
+    runs, curves = list[dict[str, Any]](), []
+    for model, norm, size, finals in cells:
+        for seed, final in enumerate(finals):
+            name, diverged = {"run_id": str(len(runs))}, bool(np.isnan(final))
+            run = {"model.name": model, "norm": norm, "train.batch_size": size, "seed": seed, "test_accuracy": final}
+            runs.append(name | run | {"status": "diverged" if diverged else "done"})
+            curves += [name | {"step": step, "train_loss": 2 / step} for step in (10, 1)]
+    return Results(pd.DataFrame(runs).assign(**settings), pd.DataFrame(curves), pd.DataFrame(), pd.DataFrame())
+
+
+RIGHT = ("mlp", "batch", 4, [0.9, 0.8])
+WRONG = ("mlp", "mine.OutsideGradient", 4, [0.5, np.nan])
+
+
+def test_the_accuracy_lost_is_paired_by_seed_and_the_loss_is_the_last_of_runs_that_did_not_diverge() -> None:
+    table = experiment.analyse(results_of(WRONG, RIGHT))["mistakes"]
+    assert table.index.tolist() == [
+        (4, "mlp", "right", "final accuracy"), (4, "mlp", "right", "train loss"),
+        *((4, "mlp", OUTSIDE, measure) for measure in MEASURES),
+    ]  # fmt: skip
+    accuracy, lost, loss = (estimate(table, 4, "mlp", OUTSIDE, measure) for measure in MEASURES)
+    assert accuracy.value == pytest.approx(0.25)
+    assert lost.value == pytest.approx((0.4 + 0.8) / 2)
+    assert loss.value == pytest.approx(0.2)
+    assert loss.n == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (("mlp", "batch", 4, [np.nan, np.nan]), WRONG),
+        (RIGHT, ("mlp", "OutsideGradient", 60, [0.5, 0.5])),
+        (RIGHT, ("cnn", "OutsideGradient", 4, [0.5, 0.5])),
+    ],
+    ids=["diverged", "other batch size", "other network"],
+)
+def test_nothing_is_lost_against_another_right_layer_or_one_that_diverged(right: Any, wrong: Any) -> None:
+    table = experiment.analyse(results_of(right, wrong))["mistakes"]
+    assert estimate(table, wrong[2], wrong[0], OUTSIDE, "final accuracy").n == 2
+    assert estimate(table, wrong[2], wrong[0], OUTSIDE, "accuracy lost").n == 0
+
+
+def test_mistakes_are_in_the_order_of_their_titles_and_others_last() -> None:
+    norms = ["mine.Another", "PerPixel", "MomentumReversed", "batch"]
+    table = experiment.analyse(results_of(*(("mlp", norm, 4, [0.9]) for norm in norms)))["mistakes"]
+    names = [*dict.fromkeys(table.index.get_level_values("mistake"))]
+    assert names == ["right", "momentum the wrong way round", PER_PIXEL, "Another"]
+
+
+def test_networks_that_differ_in_more_than_the_mistake_are_kept_apart() -> None:
+    cells = (RIGHT, RIGHT, ("mlp", "batch", 4, [0.7, 0.6]))
+    table = experiment.analyse(results_of(*cells, **{"model.dropout": [0, 0, 0, 0, 0.5, 0.5], "seed": [*range(6)]}))
+    found = table["mistakes"]
+    assert levels(found, "network") == ["mlp", "mlp model.dropout=0.5"]
+    assert estimate(found, 4, "mlp model.dropout=0.5", "right", "final accuracy").value == pytest.approx(0.65)
+
+
+def test_the_claims_hold_where_accuracy_is_lost() -> None:
+    right, wrong = [0.95, 0.96, 0.94], [0.85, 0.85, 0.85]
+    cells = [("mlp", "batch", size, right) for size in (4, 60)] + [("cnn", "batch", size, right) for size in (4, 60)]
+    cells += [("mlp", "OutsideGradient", 4, wrong), ("mlp", "OutsideGradient", 60, right)]
+    cells += [("cnn", "PerPixel", 4, [0.95, 0.94, 0.96]), ("mlp", "PerPixel", 60, wrong)]
+    findings = experiment.verdict(experiment.analyse(results_of(*cells)))
+    assert {finding.of: finding.holds for finding in findings} == {
+        f"{OUTSIDE}, in mini-batches of 4": True,
+        f"{OUTSIDE}, in mini-batches of 60": False,
+        f"{PER_PIXEL}, in mini-batches of 4": None,
+        f"{PER_PIXEL}, in mini-batches of 60": None,  # not measured of the convolutional network
+    }
+
+
+def test_the_bias_of_section_2_grows_and_the_loss_does_not_move() -> None:
+    bias = experiment.analyse(results_of(RIGHT))["bias"]
+    grows, right, loss = (rows(bias, curve)["value"] for curve in levels(bias, "curve"))
+    assert grows.diff().dropna().min() > 0.1
+    np.testing.assert_allclose(loss, loss.iloc[0], rtol=1e-12)
+    assert not right.any()
+
+
+def test_the_figure_has_a_row_per_mistake_and_says_how_many_runs_diverged() -> None:
     with look():
-        (figure,) = experiment.figures(store.load()).values()
-        save(figure, tmp_path, "mistakes")
-    errors, bias = figure.axes
-    assert [label.get_text() for label in errors.get_yticklabels()] == list(experiment.TITLES.values())
-    assert "test error after 3 steps, %" in errors.get_xlabel()
-    assert any("1 of 2 diverged" in text.get_text() for text in errors.texts)
-    biases, losses, right = (line.get_ydata() for line in bias.lines)
-    assert biases[-1] > 10  # Section 2: the bias grows, the loss does not move
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
-    np.testing.assert_array_equal(right, 0)
+        (figure,) = experiment.draw(experiment.analyse(results_of(RIGHT, WRONG))).values()
+        figure.draw_without_rendering()
+    mistakes, _ = figure.axes
+    assert [label.get_text() for label in mistakes.get_yticklabels()] == ["mlp: right", f"mlp: {OUTSIDE}"]
+    assert [text.get_text() for text in mistakes.texts] == ["1 of 2 diverged"]
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["mini-batches of 4", "the right layer", "range over 2 seeds (line: median)"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from calls import BROKEN, COMMAND, SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files, in_a_process
+from made_up import MINE
 
 import bnrepro
 
@@ -35,17 +36,9 @@ def test_multirun_over_sweeps_runs_them_all(call: Callable[..., Ended], here: Pa
 
 # The user's own
 
-DRAWS = """
+DRAWS = f"""{MINE}
+
 from bnrepro.commands import redraw
-
-
-def score(results):
-    return results.runs.groupby("lr")[["test_accuracy"]].mean()
-
-
-def figures(results):
-    return {}
-
 
 if __name__ == "__main__":
     redraw(__file__)
@@ -64,26 +57,26 @@ def own(tmp_path: Path) -> Path:
 def test_sweeps_and_experiments_of_ones_own_are_found_in_the_current_folder(
     call: Callable[..., Ended], own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "must be one of covariate_shift, figure1" in call("sweep=mine").err
+    assert "must be one of batch_size, covariate_shift, figure1" in call("sweep=mine").err
     monkeypatch.chdir(own)
-    ended = call("+sweep=mine", *TINY)
+    ended = call("+sweep=mine", *TINY, "figures.formats=[png]")
     assert (ended.status, ended.out.splitlines()[0]) == (
         0, "mine: 1 runs, 0 found finished in results/mine/runs.sqlite"
     )  # fmt: skip
     (table,) = (own / "results" / "mine").glob("*/score.csv")
-    assert ended.out.endswith(f"{table.relative_to(own)}\n")
+    assert f"{table.relative_to(own)}\n" in ended.out
     assert "learning_rates, mine, unstated" in call("sweep=foo").err
     assert "learning_rates, mine, unstated" in call("sweep.dry_run=true").err
-    script = call(*TINY, script=own / "experiments" / "mine.py")
+    script = call(*TINY, "figures.formats=[png]", script=own / "experiments" / "mine.py")
     assert (script.status, script.out.splitlines()) == (0, ended.out.splitlines()[1:])
 
 
 def test_sweeps_and_experiments_of_ones_own_are_found_beside_config_dir(
     call: Callable[..., Ended], own: Path, here: Path
 ) -> None:
-    ended = call("--config-dir", str(own / "conf"), "+sweep=mine", *TINY)
+    ended = call("--config-dir", str(own / "conf"), "+sweep=mine", *TINY, "figures.formats=[png]")
     assert ended.status == 0
-    assert [Path(path).name for path in files(here)] == ["score.csv", "runs.sqlite"]
+    assert {"score.csv", "runs.sqlite", "mine.png"} <= {Path(path).name for path in files(here)}
 
 
 def test_of_two_options_or_experiments_of_one_name_none_is_taken(
@@ -128,7 +121,7 @@ def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], her
     assert (ended.status, ended.err) == (0, "")
     for part in (
         "python -m bnrepro +sweep ",
-        "sweep: covariate_shift, figure1, implementation_mistakes, learning_rates",
+        "sweep: batch_size, covariate_shift, figure1, implementation_mistakes, learning_rates",
         "adagrad",
         "batch_size: 60",
     ):

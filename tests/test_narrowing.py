@@ -178,8 +178,8 @@ def test_a_gathered_list_is_shown_as_it_was_typed() -> None:
         ("+sweep|model.norm=none|+model.norm_options.eps=1e-3", "+model.norm_options.eps=1e-3: has no effect, since "),
         ("+sweep|model.init.scheme=he|model.init.std=0.3", "model.init.std=0.3: has no effect, since model.init.std i"),
         ("model.init.scheme=he|model.init.std=0.3|compute=inline", "model.init.std=0.3: has no effect, since model.in"),
-        ("sweep.grid.seed=[0]", "sweep.grid.seed=[0]: only with a sweep: +sweep=NAME, of covariate_shift, figure1, "),
-        ("+sweep.more=[{seed:[0]}]", "+sweep.more=[{seed:[0]}]: only with a sweep: +sweep=NAME, of covariate_shift, "),
+        ("sweep.grid.seed=[0]", "sweep.grid.seed=[0]: only with a sweep: +sweep=NAME, of batch_size, "),
+        ("+sweep.more=[{seed:[0]}]", "+sweep.more=[{seed:[0]}]: only with a sweep: +sweep=NAME, of batch_size, "),
         ("compute.n_jobs=2", "compute.n_jobs=2: has no effect on a single run, which is trained as with compute=inl"),
         # what is no list
         ("+sweep|seed=interval(0,1)", "seed=interval(0,1): must be a finite list of values ("),

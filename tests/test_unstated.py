@@ -1,147 +1,148 @@
-"""Choices that the paper leaves open, one at a time: their table by hand, and their figure of a small sweep."""
+"""Choices that the paper leaves open, one at a time: their table and their verdict by hand, and their figure."""
 
-from pathlib import Path
-from types import ModuleType
+from math import nan, sqrt
 from typing import Any
 
 import pandas as pd
 import pytest
-from runs import dataframes, part_of
+from made_up import made_up, runs_of
 
-from bnrepro.composition import compose
-from bnrepro.config import Inline, Settings
-from bnrepro.experiment import import_experiment
+from bnrepro.analysis import Estimate, Tables, estimate, levels
+from bnrepro.experiment import Experiment, import_experiment
 from bnrepro.figures import look
-from bnrepro.store import Results, Store
-from bnrepro.sweeping import Progress, expand, run_all
+from bnrepro.store import Results
 
-nan = float("nan")
-
-
-def the_experiment() -> ModuleType:
-    module = import_experiment("unstated")
-    assert module is not None
-    return module
+found = import_experiment("unstated")
+assert found
+unstated: Experiment = found
 
 
-unstated = the_experiment()
-
-
-# The table by hand
-
-
-def run(norm: str, seed: int, final: float, to_target: int | None, **settings: Any) -> dict[str, Any]:
+def run(norm: str, seed: int, final: float, to_90: int | None, **settings: Any) -> dict[str, Any]:
     eps = {"model.norm_options.eps": nan if norm == "none" else 1e-5}
-    return {"norm": norm, "seed": seed, "final": final, "reached": to_target, "optimizer.name": "sgd"} | eps | settings
+    given = {"lr": 0.1, "optimizer.name": "sgd", "steps": 100} | eps | settings
+    return {"norm": norm, "seed": seed, "test_accuracy": final, "to 90%": to_90} | given
 
 
 def results_of(runs: list[dict[str, Any]]) -> Results:
+    """Runs that are measured at 0, 9, 39, 79 and 100 steps, and at the one where they get to 90%."""
     rows, curves = [], []
-    for number, given in enumerate(map(dict, runs)):
-        final, reached = given.pop("final"), given.pop("reached")
-        status = {"status": "diverged" if final != final else "done", "diverged_at": 7 if final != final else nan}
-        rows.append({"run_id": str(number), "lr": 0.1, "steps": 100, "test_accuracy": final} | status | given)
-        curves += [{"run_id": str(number), "step": step, "test_accuracy": 0.1} for step in (0, 100)]
-        if reached is not None:
-            curves.append({"run_id": str(number), "step": reached, "test_accuracy": 0.9})
+    for number, given in enumerate(runs):
+        name, diverged = {"run_id": str(number)}, given["test_accuracy"] != given["test_accuracy"]
+        end = {"status": "diverged", "diverged_at": 7} if diverged else {"status": "done", "diverged_at": nan}
+        rows.append(name | end | {key: value for key, value in given.items() if key != "to 90%"})
+        reached = given["to 90%"]
+        curves += [
+            name | {"step": step, "test_accuracy": 0.9 if reached and step >= reached else 0.1}
+            for step in sorted({0, 9, 39, 79, 100, reached or 0})
+        ]
     return Results(pd.DataFrame(rows), pd.DataFrame(curves), layers=pd.DataFrame(), units=pd.DataFrame())
 
 
-BASE = [
-    run("none", 0, 0.90, 40),
-    run("none", 1, 0.92, 80),
-    run("batch", 0, 0.95, 10),
-    run("batch", 1, 0.94, 40),
-]
-CHANGED = {"optimizer.name": "momentum", "lr": 0.01}
+BASE = [run("none", 0, 0.90, 40), run("none", 1, 0.92, 80), run("batch", 0, 0.95, 10), run("batch", 1, 0.94, 40)]
 
 
-def test_the_score_of_the_base() -> None:
-    assert unstated.score(results_of(BASE)).to_dict("index") == {
-        "base": {
-            "accuracy without batch norm": "91.0 (90.0 to 92.0)",
-            "accuracy with batch norm": "94.5 (94.0 to 95.0)",
-            "speed-up": "2.8 (2 to 4)",  # √(4 · 2)
-            "gain": "+3.50 (+2.00 to +5.00)",
-        }
-    }
+def of_both_norms(finals: list[float], to_90: list[int | None], **settings: Any) -> list[dict[str, Any]]:
+    """Two seeds without, then two with batch norm."""
+    norms = [("none", 0), ("none", 1), ("batch", 0), ("batch", 1)]
+    return [run(*norm, final, step, **settings) for norm, final, step in zip(norms, finals, to_90, strict=True)]
 
 
-@pytest.fixture
-def changed() -> pd.DataFrame:
-    """The base with an optimiser that fails plain networks, and with another ε."""
-    momentum = [run("none", 0, nan, None, **CHANGED), run("none", 1, 0.8, None, **CHANGED)]
-    momentum += [run("batch", 0, 0.96, 5, **CHANGED), run("batch", 1, 0.96, None, **CHANGED)]
-    eps = [run("batch", seed, 0.93, 20, **{"model.norm_options.eps": 1e-3}) for seed in (0, 1)]
-    table: pd.DataFrame = unstated.score(results_of(BASE + momentum + eps))
-    return table
+MOMENTUM = of_both_norms([nan, 0.8, 0.96, 0.96], [None, None, 5, None], **{"optimizer.name": "momentum", "lr": 0.01})
+LARGER = of_both_norms([0.7, 0.7, 0.8, 0.9], [80, 80, 40, 40], **{"train.batch_size": 60})
+EPS = [run("batch", seed, 0.93, 20, **{"model.norm_options.eps": 1e-3}) for seed in (0, 1)]
+LARGER_EPS = [each | {"train.batch_size": 60} for each in EPS]
+NAMES = ["base", "lr=0.01, optimizer.name=momentum", "model.norm_options.eps=0.001"]
 
 
-def test_a_choice_is_named_by_what_differs_from_most_runs(changed: pd.DataFrame) -> None:
-    assert changed.index.tolist() == ["base", "eps 0.001", "lr 0.01, optimizer momentum"]
+def table_of(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    return unstated.analyse(results_of(runs))["choices"]
 
 
-def test_a_choice_of_batch_norm_alone_is_compared_with_the_plain_base(changed: pd.DataFrame) -> None:
-    row = changed.loc["eps 0.001"]
-    assert row["accuracy without batch norm"] == changed.loc["base", "accuracy without batch norm"]
-    assert row["gain"] == "+2.00 (+1.00 to +3.00)"
-    assert row["speed-up"] == "2.8 (2 to 4)"
+def test_the_base_by_hand() -> None:
+    table = table_of(BASE)
+    assert levels(table, "choice") == ["base"]
+    assert estimate(table, "base", "none", "final accuracy").value == pytest.approx(0.91)
+    assert estimate(table, "base", "batch", "final accuracy").value == pytest.approx(0.945)
+    gain = estimate(table, "base", "batch", "gain")
+    half = 12.706204736 * (0.03 / sqrt(2)) / sqrt(2)  # of 0.05 and 0.02: Student's t of 1 degree of freedom
+    assert gain == pytest.approx(Estimate(0.035, 0.035 - half, 0.035 + half, 2))
+    assert estimate(table, "base", "batch", "speed-up to 90%").value == pytest.approx(sqrt(4 * 2))
 
 
-def test_a_target_that_is_never_reached_is_said_and_a_diverged_run_counts_as_0(changed: pd.DataFrame) -> None:
-    row = changed.loc["lr 0.01, optimizer momentum"]
-    assert row["accuracy without batch norm"] == "40.0 (0.0 to 80.0)"
-    assert row["speed-up"] == "plain: 2 of 2 never, normalised: 1 of 2 never"
+def test_steps_are_known_as_finely_as_they_are_measured() -> None:
+    """At 80 steps without and at 10 with batch norm it may have been there, since 79 and 9 were measured before."""
+    found = estimate(table_of(of_both_norms([0.9] * 4, [100, 100, 39, 39])), "base", "batch", "speed-up to 90%")
+    assert found == pytest.approx(Estimate(100 / 39, 80 / 39, 100 / 10, 2))
 
 
-# The sweep itself, small
+def test_a_choice_is_named_by_what_differs_from_most_runs() -> None:
+    assert levels(table_of(BASE + MOMENTUM + EPS), "choice") == NAMES
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    small = ["model.hidden=[6,5]", "train.steps=20", "train.measurements=4", "sweep.grid.seed=[0,1]"]
-    composed = Settings.parse(compose(["+sweep=unstated", *small]))
-    runs = expand(composed.run, *composed.grids)
-    store = Store(tmp_path_factory.mktemp("sweep"), create=True)
-    run_all(runs, store, Inline(group_size=None), Progress(len(runs)))
-    return store.load(runs)
+def test_a_choice_that_only_batch_norm_has_is_compared_with_the_plain_network_of_the_same_other_settings() -> None:
+    table = table_of([each | {"train.batch_size": 4} for each in BASE + EPS] + LARGER + LARGER_EPS)
+    larger = "model.norm_options.eps=0.001, train.batch_size=60"
+    assert estimate(table, NAMES[2], "none", "final accuracy").n == 0
+    assert estimate(table, NAMES[2], "batch", "gain").value == pytest.approx(0.93 - 0.91)
+    assert estimate(table, NAMES[2], "batch", "speed-up to 90%").value == pytest.approx(sqrt(2 * 4))
+    assert estimate(table, larger, "batch", "gain").value == pytest.approx(0.93 - 0.7)
+    assert estimate(table, larger, "batch", "speed-up to 90%").value == pytest.approx(4)
 
 
-def test_each_choice_of_the_sweep_is_one_of_the_table(trained: Results) -> None:
-    assert unstated.score(trained).index.tolist() == [
-        "base",
-        "binarize False",
-        "eps 0.001",
-        "eps 1e-08",
-        "inference population",
-        "lr 0.01, optimizer adagrad",
-        "lr 0.01, optimizer momentum",
-    ]
+def test_a_diverged_run_ends_at_0_and_nothing_is_known_if_both_arms_fail_to_get_to_90() -> None:
+    table = table_of(BASE + MOMENTUM + EPS)
+    assert estimate(table, NAMES[1], "none", "final accuracy").value == pytest.approx(0.4)
+    assert estimate(table, NAMES[1], "batch", "gain").value == pytest.approx((0.96 + 0.16) / 2)
+    assert estimate(table, NAMES[1], "batch", "speed-up to 90%").n == 0
 
 
-@pytest.mark.parametrize("condition", ["seed >= 0", "seed == 0", "norm == 'batch'", "norm == 'none'", "index == 0"])
-def test_any_part_of_the_sweep_can_be_shown(trained: Results, condition: str) -> None:
-    """Without a warning, which would be an error here."""
-    results = part_of(trained, condition)
-    before = [table.copy() for table in dataframes(results)]
-    table = unstated.score(results)
+@pytest.mark.parametrize(
+    ("finals", "to_90", "held"),
+    [
+        ([0.90, 0.91, 0.92, 0.93], [80, 80, 10, 10], [True, True]),
+        ([0.90, 0.91, 0.90, 0.91], [80, 80, 10, 10], [False, True]),
+        ([0.90, 0.91, 0.95, 0.96], [40, 40, 40, 40], [True, False]),
+        ([0.90, 0.91, 0.95, 0.96], [100, 100, 100, 100], [True, None]),  # each between 80 and 100
+        ([0.95, 0.96, 0.90, 0.91], [10, 10, 80, 80], [False, False]),
+        ([0.90, 0.96, 0.95, 0.94], [None, None, 10, 10], [None, True]),
+        ([0.90, 0.91, 0.95, 0.96], [10, 10, None, None], [True, False]),
+        ([nan, nan, nan, nan], [None, None, None, None], [False, None]),
+    ],
+)
+def test_the_conclusion_holds_if_batch_norm_is_more_accurate_and_faster(
+    finals: list[float], to_90: list[int | None], held: list[bool | None]
+) -> None:
+    findings = unstated.verdict(unstated.analyse(results_of(of_both_norms(finals, to_90))))
+    assert [finding.of for finding in findings] == ["base, gain", "base, speed-up to 90%"]
+    assert [finding.holds for finding in findings] == held
+
+
+def titles_and_legend(tables: Tables) -> tuple[list[str], list[str]]:
     with look():
-        (figure,) = unstated.figures(results).values()
+        (figure,) = unstated.draw(tables).values()
         figure.draw_without_rendering()
-    assert [ax.get_title() for ax in figure.axes] == table.index.tolist()
-    for table, old in zip(dataframes(results), before, strict=True):
-        pd.testing.assert_frame_equal(table, old)
-
-
-def test_the_legend_says_where_runs_diverged(tmp_path: Path) -> None:
-    with look():
-        (figure,) = unstated.figures(results_of([run("none", 0, nan, None), run("batch", 0, 0.9, 10)])).values()
-        figure.savefig(tmp_path / "figure.png")
     (legend,) = figure.legends
-    assert "diverged" in [text.get_text() for text in legend.get_texts()]
+    return [ax.get_title() for ax in figure.axes], [text.get_text() for text in legend.get_texts()]
 
 
-def test_reference_data_show_the_same(trained: Results) -> None:
-    reference = unstated.drawn_from(trained)
-    pd.testing.assert_frame_equal(unstated.score(reference), unstated.score(trained))
-    assert list(reference.table("curves")) == ["run_id", "step", "test_accuracy"]
+def test_each_choice_of_the_sweep_has_a_panel() -> None:
+    tables = unstated.analyse(made_up([run for run in runs_of("unstated") if run.seed < 2]))
+    titles, legend = titles_and_legend(tables)
+    assert titles == levels(tables["choices"], "choice")
+    assert titles == [
+        "base",
+        "dataset.binarize=false",
+        "lr=0.01, optimizer.name=adagrad",
+        "lr=0.01, optimizer.name=momentum",
+        "model.norm_options.eps=0.001",
+        "model.norm_options.eps=1e-08",
+        "model.norm_options.inference=population",
+    ]
+    assert legend == [
+        "without batch norm", "with batch norm", "range over 2 seeds (line: median)", "median of base"
+    ]  # fmt: skip
+
+
+def test_the_legend_says_where_runs_diverged() -> None:
+    _, legend = titles_and_legend(unstated.analyse(results_of(BASE + MOMENTUM)))
+    assert legend[-1] == "diverged"

@@ -1,0 +1,222 @@
+"""Show what an experiment finds in the results of its sweep: on the screen tables and a verdict, in files all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .analysis import Estimate, Finding, Tables, facets, judge
+from .config import Figures, RunConfig
+from .errors import InputError
+from .experiment import Experiment, import_experiment
+from .provenance import digest
+from .settings import to_override
+from .store import Results, Store
+
+WIDTH = 100
+"""The width of tables on the screen, in characters."""
+
+NOT_PART_OF_A_RUN = (
+    "results_dir",
+    "compute",
+    "dataset.root",
+    "sweep=",
+    "sweep.force",
+    "sweep.redraw",
+    "figures.",
+    "hydra",
+)
+
+MOST_DECIMALS = 6
+
+BOUNDS = {1: "> ", -1: "< ", 0: ""}
+
+
+def spell(found: Estimate) -> str:
+    """Write an estimate with the digits that its interval makes sensible, 2 to 4 of them: ``0.974 [0.973, 0.975]``.
+
+    The interval is in square brackets, an end that is not known is left out; > and < mark a bound.
+    """
+    value, low, high, _, bound = found
+    if math.isnan(value):
+        return ""
+    reaches = [abs(end - value) for end in (low, high) if math.isfinite(end) and not math.isclose(end, value)]
+    if reaches:
+        first = math.floor(math.log10(abs(value) or min(reaches)))
+        digits = min(max(math.ceil(-math.log10(min(reaches) / 3)), 1 - first), 3 - first)
+    else:
+        digits = -int(Decimal(f"{value:.3g}").as_tuple().exponent)
+
+    def number(x: float) -> str:
+        if math.isnan(x):
+            return ""
+        return f"{x:.1e}" if digits > MOST_DECIMALS else f"{round(x, digits):,.{max(0, digits)}f}"
+
+    interval = f" [{number(low)}, {number(high)}]" if not (math.isnan(low) and math.isnan(high)) else ""
+    return f"{BOUNDS[bound]}{number(value)}{interval}"
+
+
+def spell_table(table: pd.DataFrame) -> str:
+    """Write a table of estimates with a column for each quantity, the last level of its index.
+
+    Where that is wider than ``WIDTH``, columns go on below.
+    """
+    most = table["n"].max()
+    cells = [
+        f"{spell(each)} (n = {each.n})" if 0 < each.n < most else spell(each)
+        for each in (Estimate(*row) for row in table.itertuples(index=False))
+    ]
+    rows: dict[Any, dict[str, str]] = {}
+    for (*key, quantity), cell in zip(table.index.tolist(), cells, strict=True):
+        rows.setdefault(tuple(f"{k:g}" if isinstance(k, float) else str(k) for k in key), {})[quantity] = cell
+    wide = pd.DataFrame(list(rows.values())).fillna("")
+    if keys := table.index.names[:-1]:
+        wide.index = pd.MultiIndex.from_tuples(list(rows), names=keys)
+    return str(wide.to_string(line_width=WIDTH - 2, index=bool(keys)))
+
+
+def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
+    """Return the folder of the figures of a sweep with these overrides: each variant has one, named by them."""
+    kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
+    name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
+    if len(name) > 200:  # of the 255 bytes that file systems allow
+        name = f"{name[:180]}-{digest(name)}"
+    return sweep_folder / name
+
+
+def check(name: str, runs: Sequence[RunConfig], figures: Figures) -> None:
+    """Refuse, before it is trained, a sweep that its experiment can't show, or not so.
+
+    Raises:
+        InputError: naming what is missing, or the style sheet that is not there.
+    """
+    from .figures import look
+
+    if experiment := import_experiment(name):
+        experiment.check(name, runs)
+    with look(figures.width, figures.style):
+        pass
+
+
+def show(
+    name: str,
+    runs: Sequence[RunConfig],
+    sweep_folder: Path,
+    overrides: Sequence[str],
+    figures: Figures,
+    *,
+    quiet: bool = False,
+) -> None:
+    """Show the experiment from those of the runs that are stored.
+
+    Args:
+        name: of the sweep.
+        runs: all runs of the sweep.
+        sweep_folder: where they are stored.
+        overrides: with which the sweep was composed, after which the folder of figures is named.
+        figures: how figures are drawn.
+        quiet: print nothing.
+
+    Raises:
+        InputError: if no run is stored, or the experiment can't be imported.
+    """
+    experiment = import_experiment(name)
+    store = Store(sweep_folder)
+    finished = store.finished()
+    stored = [run for run in runs if (run.run_id, run.code) in finished]
+    if not stored:
+        raise InputError(f"{store.path}: none of the runs of {name} is stored")
+    told = f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}"
+    if experiment:
+        folder = figure_folder(sweep_folder, overrides)
+        told = present(experiment, store.load(stored), folder, figures, expected=len(runs))
+    if not quiet:
+        print(told)
+
+
+def present(experiment: Experiment, results: Results, folder: Path, figures: Figures, expected: int) -> str:
+    """Analyse results, write tables, figures and the verdict, and return what there is to read of them.
+
+    Args:
+        experiment: to be shown.
+        results: of all runs that there are.
+        folder: for the files.
+        figures: how figures are drawn.
+        expected: the number of runs that a whole sweep has.
+    """
+    from . import figures as parts
+
+    count = len(results.runs)
+    note = "" if count == expected else f"{count} of {expected} runs"
+    found = [(facet, experiment.analyse(part)) for facet, part in facets(results, experiment.arms)]
+    lines, paths, verdicts = [], [], []
+    for facet, tables in found:
+        title = ", ".join(f"{key}={to_override(value)}" for key, value in facet.items())
+        notes = "; ".join(filter(None, [note, title]))
+        if title:
+            lines += [f"== {title} =="]
+        for name, table in tables.items():
+            if "quantity" in table.index.names and len(table):
+                lines += [f"{name}:", spell_table(table), ""]
+        with parts.look(figures.width, figures.style, notes):
+            for stem, figure in experiment.draw(tables).items():
+                file = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(filter(None, [stem, title.replace(", ", ",")])))
+                paths += parts.save(figure, folder, file, figures.formats)
+        findings = experiment.verdict(tables)
+        verdicts.append({"facet": facet, "answer": judge(findings), "findings": [_as_dict(f) for f in findings]})
+        lines += [*_spell_verdict(experiment, findings, notes), ""]
+    for name, table in _put_together(found).items():
+        path = folder / (f"{name}.csv" if "quantity" in table.index.names else f"drawn/{name}.csv.xz")
+        with parts.atomic_write(path) as partial:
+            table.to_csv(partial, float_format="%.6g", compression="xz" if path.suffix == ".xz" else None)
+        paths.append(path)
+    paths.append(folder / "verdict.json")
+    with parts.atomic_write(paths[-1]) as partial:
+        told = {"claim": experiment.claim, "criterion": experiment.criterion, "runs": count, "of": expected}
+        partial.write_text(
+            json.dumps(told | {"verdicts": verdicts}, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8"
+        )
+    return "\n".join([*lines, *(str(_relative(path)) for path in paths)])
+
+
+def _as_dict(finding: Finding) -> dict[str, Any]:
+    numbers = {key: None if value != value else value for key, value in finding.estimate._asdict().items()}
+    return {"of": finding.of, **numbers, "holds": finding.holds}
+
+
+def _spell_verdict(experiment: Experiment, findings: Sequence[Finding], note: str) -> list[str]:
+    held = {True: "holds", False: "does not hold", None: "can't be told"}
+    said = [f"claim: {experiment.claim}", f"criterion: {experiment.criterion}"]
+    said += [f"- {f.of}: {spell(f.estimate) or 'not measured'}, {held[f.holds]}" for f in findings]
+    said.append(f"verdict{f' ({note})' if note else ''}: {judge(findings)}")
+    return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said]
+
+
+def _put_together(found: Sequence[tuple[dict[str, Any], Tables]]) -> Tables:
+    """Return each table with those of all facets, whose settings are the first levels of its index."""
+    if len(found) == 1:
+        return found[0][1]
+    names = dict.fromkeys(name for _, tables in found for name in tables)
+    return {
+        name: pd.concat(
+            {tuple(map(to_override, facet.values())): tables[name] for facet, tables in found if name in tables},
+            names=list(found[0][0]),
+        )
+        for name in names
+    }
+
+
+def _relative(path: Path) -> Path:
+    with suppress(ValueError):  # on another drive of Windows it stays absolute
+        return Path(os.path.relpath(path))
+    return path
