@@ -1,0 +1,515 @@
+"""The numbers in README are those of the reference data, to the digit."""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnrepro.analysis import Finding, Tables, estimate, rows
+from bnrepro.experiment import import_experiment
+from bnrepro.places import CHECKOUT, REFERENCE
+from bnrepro.presenting import spell
+from bnrepro.reference import load_reference
+
+assert CHECKOUT
+README = " ".join((CHECKOUT / "README.md").read_text("utf-8").split())
+"""README in one line."""
+
+
+@functools.cache
+def tables(name: str) -> Tables:
+    experiment = import_experiment(name)
+    assert experiment
+    return experiment.analyse(load_reference(name))
+
+
+def number(name: str, table: str, *key: Any, scale: float = 1) -> float:
+    """The value in a row of a table of an experiment."""
+    found = estimate(tables(name)[table], *key)
+    assert found.n, key
+    return found.value * scale
+
+
+def spelled(name: str, table: str, *key: Any) -> str:
+    """The estimate in a row of a table of an experiment, with its interval."""
+    found = spell(estimate(tables(name)[table], *key))
+    assert found, key
+    return found
+
+
+def span(values: pd.Series, form: str) -> tuple[str, str]:
+    """The least and the greatest, as text."""
+    return form.format(values.min()), form.format(values.max())
+
+
+def values(name: str, table: str, quantity: str, *begin: Any) -> pd.Series:
+    """The values of one quantity, in the rows of a table that begin so."""
+    found = rows(tables(name)[table], *begin)
+    return found.xs(quantity, level="quantity")["value"] if found.index.nlevels > 1 else found.loc[[quantity], "value"]
+
+
+def chosen(choice: str, norm: str, quantity: str) -> str:
+    found: Any = rows(tables("figure1")["chosen"], choice, norm).xs(quantity, level="quantity")
+    return spell(estimate(found, *found.index[0]))
+
+
+def plain(text: str) -> str:
+    """The estimate without its interval."""
+    return text.partition(" [")[0]
+
+
+def early(initialization: str) -> float:
+    return 100 * number("figure1", "curves", "none", initialization, 0.1, 4000)
+
+
+def ending(norm: str, lr: float | None = None) -> pd.Series:
+    """Final accuracy in Figure 1's grid, in percent, from rate 0.025 up or at one."""
+    found = values("figure1", "score", "final accuracy", norm)
+    return 100 * (found if lr is None else found.xs(lr, level="lr"))
+
+
+def drift(norm: str, unit: str, quantity: str) -> float:
+    found = rows(tables("figure1")["drift"], norm, unit).xs(quantity, level="quantity")
+    return float(found["value"].iloc[0])
+
+
+def gain(choice: str) -> str:
+    return f"{100 * number('unstated', 'choices', choice, 'batch', 'gain'):+.2f}"
+
+
+def faster(choice: str) -> str:
+    return f"{number('unstated', 'choices', choice, 'batch', 'speed-up to 90%'):.1f}"
+
+
+def score(activation: str, norm: str) -> list[str]:
+    quantities = ("best accuracy", "highest usable rate", "usable decades", "below 90%", "steps to 90%")
+    found = [spelled("learning_rates", "score", activation, norm, each) for each in quantities]
+    return [*found[:3], f"{100 * float(found[3]):.0f}%", found[4]]
+
+
+def compared(activation: str, quantity: str) -> str:
+    return spelled("learning_rates", "compared", activation, "batch", quantity)
+
+
+def fastest(activation: str) -> str:
+    return spelled("learning_rates", "steps_to_accuracy", activation, "batch", "fastest rate with batch", "speed-up")
+
+
+def ratios(activation: str, quantity: str, window: str = "whole") -> tuple[str, str]:
+    found: Any = tables("covariate_shift")["compared"].xs((window, quantity), level=("window", "quantity"))
+    return span(rows(found, activation)["value"], "{:.2g}")
+
+
+def singular(activation: str, norm: str, rates: list[float]) -> tuple[str, str]:
+    found = values("covariate_shift", "singular_values", "median", activation, norm)
+    return span(found[found.index.isin(rates)], "{:.2f}")
+
+
+def lost(size: int, network: str, mistake: str) -> str:
+    return spelled("implementation_mistakes", "mistakes", size, network, mistake, "accuracy lost")
+
+
+def by_size(size: int) -> str:
+    return spelled("batch_size", "accuracy", "relu", "batch", size, "gain")
+
+
+def apart(choice: str) -> float:
+    """Final accuracy with batch norm less that of the base, in points."""
+    ends = [number("unstated", "choices", each, "batch", "final accuracy") for each in (choice, "base")]
+    return 100 * (ends[0] - ends[1])
+
+
+@functools.cache
+def spreads() -> pd.Series:
+    """How far the seeds of each setting of Figure 1's grid end from each other, in points."""
+    curves = tables("figure1")["curves"]
+    last = curves[curves.index.get_level_values("step") == 50_000]
+    return 100 * (last["high"] - last["low"])
+
+
+@functools.cache
+def shifts() -> Sequence[Finding]:
+    experiment = import_experiment("covariate_shift")
+    assert experiment
+    return experiment.verdict(tables("covariate_shift"))
+
+
+TYPICAL, PAPERS = "typical", "the paper's"
+TRAINED = [0.025, 0.1, 0.4]
+NO_RESULTS = [
+    "95% t-intervals",
+    "five seeds, 50,000 steps each",
+    "Xavier, rate 0.1",
+    "the criterion asks for 0.01",
+    "the best of 30 settings",
+    "means of five seeds at rate 0.1 and std 0.1",
+    "28×28 binary images",
+    "1 from half of the maximum up",
+    "3 × 100 sigmoids, 10 logits",
+    "| 50,000 steps of 60 examples |",
+    "6 rates, 0.0063 to 6.3",
+    ".01, .03, .05, .1, Xavier",
+    "| 1e-5 |",
+    "120 training images | shown: all 100 units, at rate 0.1 and std 0.1",
+    "all 100 units without",
+    "Inception at 30 times the rate of a baseline that fails at 5 times",
+    "3 hidden layers of 100 units, plain SGD, 50,000 steps of 60 examples, 5 seeds",
+    "a final accuracy of 90% up",
+    "| rates below 90% | fewest steps to 90% |",
+    "rates are a factor of 4 apart",
+    "14 times fewer on ImageNet",
+    "Santurkar et al. 2018",
+    "50,000 steps, 3 seeds, on 120 training images",
+    "singular values near 1",
+    "m/(m−1)",
+    "Digits, 10 seeds",
+    "Ioffe 2017",
+    "for ReLU networks at rate 0.1",
+    "which 5 seeds do not tell from nothing",
+]
+"""What README says of the paper and of settings, with numbers in it."""
+
+DRIFT, SHIFT = "ratio of drift", "ratio of ‖G − G'‖ / ‖G‖"
+SENTENCES: list[tuple[str, Callable[[], Any]]] = [
+    (
+        (
+            "the mean curve stays within {} of the paper's without batch norm (from step 12,000 on, where it has "
+            "settled) and within {} with it (from step 8,000 on)"
+        ),
+        lambda: [chosen("one for both", norm, "largest difference") for norm in ("none", "batch")],
+    ),
+    (
+        "from the curve of the other arm they are {} and {} away",
+        lambda: [plain(chosen("one for both", norm, "crossed difference")) for norm in ("none", "batch")],
+    ),
+    ("our plain network climbs sooner ({:.0f}% at step 4,000, the paper's 74%)", lambda: [early("xavier")]),
+    (
+        (
+            "each arm comes within {} and {} of its own curve, but a network with batch norm also comes within {} of "
+            "the curve *without*, and a plain one within {} of that *with*"
+        ),
+        lambda: [
+            *(plain(chosen("each its own", norm, "largest difference")) for norm in ("none", "batch")),
+            plain(chosen("each its own, swapped", "batch", "crossed difference")),
+            plain(chosen("each its own, swapped", "none", "crossed difference")),
+        ],
+    ),
+    (
+        (
+            "its median ranges over {:.2f} with batch norm and {:.2f} without (the paper's over {:.2f} and {:.2f}), "
+            "but after step 5,000 over {:.2f} and {:.2f}, and the sum of all its changes is larger with it, {:.0f} as "
+            "against {:.0f} (the paper's {:.0f} and {:.0f})"
+        ),
+        lambda: [
+            *(drift(norm, unit, "range") for unit in (TYPICAL, PAPERS) for norm in ("batch", "none")),
+            *(drift(norm, TYPICAL, "range after a tenth") for norm in ("batch", "none")),
+            *(drift(norm, unit, "changes") for unit in (TYPICAL, PAPERS) for norm in ("batch", "none")),
+        ],
+    ),
+    (
+        "grey images end higher, and the gain by batch norm is {} points, as against {}",
+        lambda: [gain("dataset.binarize=false"), gain("base")],
+    ),
+    (
+        (
+            "with momentum nearly the same ({} points); with Adagrad the gain is {}, in {} times fewer steps to 90%, "
+            "as against {}"
+        ),
+        lambda: [
+            gain("lr=0.01, optimizer.name=momentum"),
+            gain("lr=0.01, optimizer.name=adagrad"),
+            faster("lr=0.01, optimizer.name=adagrad"),
+            faster("base"),
+        ],
+    ),
+    (
+        "below 0.1 the plain network ends at {}% to {}%; with it every rate ends at {}% to {}%",
+        lambda: [
+            *span(ending("none")[lambda found: found.index.get_level_values("lr") < 0.1], "{:.0f}"),
+            *span(ending("batch"), "{:.0f}"),
+        ],
+    ),
+    (
+        "without batch norm much (final accuracy at rate 0.025: {:.0f}% at .01, {:.0f}% at .1)",
+        lambda: [ending("none", 0.025)["std 0.01"], ending("none", 0.025)["std 0.1"]],
+    ),
+    *(
+        (
+            f"| {name} | {{}} | {{}} | {{}} | {{}} | {{}} |",
+            functools.partial(score, activation, norm),
+        )
+        for name, activation, norm in (
+            ("sigmoid, without", "sigmoid", "none"),
+            ("sigmoid, with", "sigmoid", "batch"),
+            ("ReLU, without", "relu", "none"),
+            ("ReLU, with", "relu", "batch"),
+        )
+    ),
+    (
+        "the highest usable rate is {} times as high for sigmoid and {} for ReLU",
+        lambda: [compared(activation, "ratio of highest usable rates") for activation in ("sigmoid", "relu")],
+    ),
+    (
+        "it takes {} times fewer steps for sigmoid and {} for ReLU",
+        lambda: [fastest("sigmoid"), fastest("relu")],
+    ),
+    (
+        "each at its own fastest rate, for ReLU {:.0f} times the plain network's",
+        lambda: [
+            number("learning_rates", "steps_to_accuracy", "relu", "batch", "fastest rate with batch", "learning rate")
+            / number("learning_rates", "steps_to_accuracy", "relu", "none", "baseline", "learning rate")
+        ],
+    ),
+    (
+        "at equal rates at which the plain network is usable {} to {} times fewer",
+        lambda: span(
+            tables("learning_rates")["rates"].xs("speed-up", level="quantity").query("bound == 0 and n > 0")["value"],
+            "{:.1f}",
+        ),
+    ),
+    (
+        (
+            "the inputs drift {} to {} times as far with it for sigmoid and {} to {} for ReLU, averaged over training, "
+            "while ‖G − G′‖ / ‖G‖ is {} to {} times the plain network's for sigmoid and {} to {} for ReLU"
+        ),
+        lambda: [text for measure in (DRIFT, SHIFT) for a in ("sigmoid", "relu") for text in ratios(a, measure)],
+    ),
+    (
+        (
+            "in the first third of the steps inputs drift {} to {} times as far for sigmoid and {} to {} for ReLU, and "
+            "gradients change {} to {} and {} to {} times as much"
+        ),
+        lambda: [t for m in (DRIFT, SHIFT) for a in ("sigmoid", "relu") for t in ratios(a, m, "early")],
+    ),
+    (
+        (
+            "in the last third inputs drift {} to {} and {} to {} times as far, and gradients change {} to {} and {} "
+            "to {} times as much"
+        ),
+        lambda: [t for m in (DRIFT, SHIFT) for a in ("sigmoid", "relu") for t in ratios(a, m, "late")],
+    ),
+    (
+        (
+            "the median singular value is {} to {} with batch norm and {} to {} without for sigmoid, {} to {} and {} "
+            "to {} for ReLU where both train"
+        ),
+        lambda: [
+            text
+            for activation, rates in (("sigmoid", [*TRAINED, 1.6]), ("relu", TRAINED))
+            for norm in ("batch", "none")
+            for text in singular(activation, norm, rates)
+        ],
+    ),
+    (
+        "Statistics outside the gradient cost {} of accuracy in mini-batches of 4 and {} in mini-batches of 60",
+        lambda: [lost(size, "mlp", "statistics outside the gradient") for size in (4, 60)],
+    ),
+    (
+        "statistics per pixel cost {} in mini-batches of 4, and {} in mini-batches of 60",
+        lambda: [lost(size, "cnn", "statistics per pixel") for size in (4, 60)],
+    ),
+    (
+        "a running variance that is never updated costs {} in mini-batches of 60, but {} in mini-batches of 4",
+        lambda: [lost(size, "mlp", "running variance never updated") for size in (60, 4)],
+    ),
+    (
+        "the gain by it is {} of accuracy in mini-batches of 2, {} in mini-batches of 4 and {} in those of 60",
+        lambda: [by_size(2), by_size(4), by_size(60)],
+    ),
+    (
+        "with it by {:.1f} points at most from rate 0.025 up",
+        lambda: [max(np.ptp(ending("batch", lr)) for lr in (0.025, 0.1, 0.4, 1.6, 6.3))],
+    ),
+    (
+        "1e-3 and 1e-8 end within {:.2f} points of it",
+        lambda: [max(abs(apart("model.norm_options.eps=0.001")), abs(apart("model.norm_options.eps=1e-08")))],
+    ),
+    (
+        "those of Algorithm 2 end within {:.2f} points",
+        lambda: [abs(apart("model.norm_options.inference=population"))],
+    ),
+    (
+        "seeds end within {:.1f} points of each other, except at {} plain setting, at the edge of failing",
+        lambda: [spreads()[spreads() < 5].max(), (spreads() >= 5).sum()],
+    ),
+    (
+        "of these {} ratios {} differ from 1 as claimed with their whole intervals",
+        lambda: [len(shifts()), sum(finding.holds is True for finding in shifts())],
+    ),
+    (
+        "at the most accurate rates the largest are {} to {}",
+        lambda: span(
+            tables("covariate_shift")["singular_values"].xs("largest", level="quantity")["value"],
+            "{:.1f}",
+        ),
+    ),
+]
+
+
+@functools.cache
+def benchmark(name: str) -> pd.DataFrame:
+    """A table of the benchmark."""
+    return pd.read_csv(REFERENCE / "benchmark" / f"{name}.csv")
+
+
+def microseconds(inputs: int, activation: str, norm: str, contestant: str) -> float:
+    steps = benchmark("steps")
+    runs = 1 if contestant == "PyTorch" else 8
+    norm = "none" if contestant == "floor" else norm
+    activation = "sigmoid" if contestant == "floor" else activation
+    which = {"inputs": inputs, "activation": activation, "norm": norm, "contestant": contestant, "runs": runs}
+    (found,) = steps[(steps[list(which)] == pd.Series(which)).all(axis=1)]["median"]
+    return float(found)
+
+
+def speeds(inputs: int, activation: str) -> list[float]:
+    products = microseconds(inputs, "sigmoid", "none", "floor")
+    pairs = [microseconds(inputs, activation, norm, who) for who in ("bnrepro", "JAX", "PyTorch") for norm in NORMS]
+    return [products, *pairs]
+
+
+def over(inputs: int, contestant: str) -> pd.Series:
+    """The time of a contestant as a multiple of ours, in all settings of these inputs."""
+    return pd.Series(
+        [
+            microseconds(inputs, activation, norm, contestant) / microseconds(inputs, activation, norm, "bnrepro")
+            for activation in ("sigmoid", "relu")
+            for norm in NORMS
+        ]
+    )
+
+
+def growth(dimension: str, where: str, contestant: str = "bnrepro") -> list[pd.Series]:
+    """The multiples of the products' time, without and with batch norm, where one dimension grows."""
+    found = benchmark("growth").query(f"dimension == @dimension and contestant == @contestant and {where}")
+    return [found.loc[found["norm"] == norm, "ratio"] for norm in NORMS]
+
+
+def around(what: str) -> float:
+    found: Any = benchmark("around").set_index("what").loc[what, "value"]
+    return float(found)
+
+
+def without_passes() -> pd.Series:
+    profile = benchmark("profile")
+    return profile["total"] / profile["over JAX"] / (profile["products"] + profile["calls"])
+
+
+NORMS = ("none", "batch")
+OF_SPEED: list[tuple[str, Callable[[], Any]]] = [
+    *(
+        (
+            f"| {name} | {{:.0f}} | {{:.0f}} / {{:.0f}} | {{:.0f}} / {{:.0f}} | {{:.0f}} / {{:.0f}} |",
+            functools.partial(speeds, inputs, activation),
+        )
+        for name, inputs, activation in (
+            ("28×28 images, sigmoid, without / with batch norm", 784, "sigmoid"),
+            ("28×28 images, ReLU", 784, "relu"),
+            ("8×8 images, sigmoid", 64, "sigmoid"),
+            ("8×8 images, ReLU", 64, "relu"),
+        )
+    ),
+    (
+        "On 28×28 images plain NumPy stays within {:.2f} to {:.2f} times its own matrix products",
+        lambda: [f(1 / (over(784, "floor"))) for f in (min, max)],
+    ),
+    (
+        "is {:.1f} to {:.1f} times as fast as eager PyTorch, on 8×8 images {:.1f} to {:.1f} times",
+        lambda: [f(over(inputs, "PyTorch")) for inputs in (784, 64) for f in (min, max)],
+    ),
+    (
+        "{:.0f}% faster to {:.0f}% slower on 28×28 images, {:.0f}% to {:.0f}% slower on 8×8",
+        lambda: [
+            100 * (1 - min(1 / over(784, "JAX"))),
+            100 * (max(1 / over(784, "JAX")) - 1),
+            *(100 * (f(1 / over(64, "JAX")) - 1) for f in (min, max)),
+        ],
+    ),
+    (
+        "of the {:.0f} µs, {:.0f} are products, {:.0f} the calls of Python and NumPy, and {:.0f} the passes over",
+        lambda: (
+            benchmark("profile")
+            .query("inputs == 784 and norm == 'batch'")
+            .iloc[0][["total", "products", "calls", "passes"]]
+        ),
+    ),
+    (
+        "products and calls alone would be {} to {} times as fast as JAX",
+        lambda: span(without_passes(), "{:.1f}"),
+    ),
+    (
+        (
+            "one run alone takes {:.1f} / {:.1f} times its products, 8 in lock-step {:.1f} / {:.1f} times, more than "
+            "that gain nothing; mini-batches of 10 take {:.1f} / {:.1f} times, of 200 and more {:.1f} / {:.1f} times"
+        ),
+        lambda: [
+            ratios.mean()
+            for ratios in (
+                *growth("runs", "runs == 1"),
+                *growth("runs", "runs == 8"),
+                *growth("batch", "batch == 10"),
+                *growth("batch", "batch >= 200"),
+            )
+        ],
+    ),
+    (
+        "each takes {:.0f} ms from 1,000 runs on",
+        lambda: [benchmark("sweep_sizes").query("number == 10_000")["median"].item() / 1000],
+    ),
+    (
+        (
+            "a second worker gives {:.2f} times the throughput of one; `--help` takes {:.1f} s, the first step of a "
+            "sweep on MNIST comes {:.1f} s after the command, and its workers take {:.0f} MB each. Measuring takes "
+            "{:.0f}% of the main job, which takes {:.0f} s here, and {:.0f}% of a sweep on MNIST"
+        ),
+        lambda: [
+            around("2 workers, as a multiple of 1"),
+            around("--help, seconds"),
+            around("first step of a sweep on MNIST, seconds"),
+            around("peak of its workers, MB"),
+            100 * around("measuring, share of a sweep on digits"),
+            around("+sweep with 2 workers, seconds"),
+            100 * around("measuring, share of a sweep on mnist"),
+        ],
+    ),
+]
+NO_SPEED = [
+    "one core, 8 runs in lock-step",
+    "OpenBLAS 0.3.31, kernel Haswell, one thread; NumPy 2.4.6, JAX 0.10.2, PyTorch 2.13; medians of 9 interleaved",
+    "Zen 3",
+    "28×28 images, ReLU, without / with batch norm",
+    "runs of 10 steps",
+    "where 10,000 test images go through the network 113 times",
+]
+
+PARTS = {
+    "## What the paper claims": (SENTENCES, NO_RESULTS),
+    "## How fast": (OF_SPEED, NO_SPEED),
+}
+EVERY = [(part, " ".join(sentence.split()), found) for part, (all_, _) in PARTS.items() for sentence, found in all_]
+
+
+def part_of_readme(heading: str) -> str:
+    """What README says under a heading, in one line."""
+    return README.partition(heading)[2].partition(" ## ")[0]
+
+
+@pytest.mark.parametrize(("part", "sentence", "found"), EVERY, ids=[sentence[:40] for _, sentence, _ in EVERY])
+def test_a_sentence_has_the_numbers_of_the_reference_data(part: str, sentence: str, found: Callable[[], Any]) -> None:
+    assert sentence.format(*found()) in part_of_readme(part)
+
+
+@pytest.mark.parametrize("heading", PARTS)
+def test_no_other_number_is_a_result(heading: str) -> None:
+    text = part_of_readme(heading)
+    for part, sentence, found in EVERY:
+        text = text.replace(sentence.format(*found()), "") if part == heading else text
+    for known in PARTS[heading][1]:
+        assert known in text, known
+        text = text.replace(known, "")
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`|Sections? [\d.]+|Figure \d(\([abc, ]+\))?", "", text)
+    assert not re.findall(r"[^.]*\d[^.]*", text)
