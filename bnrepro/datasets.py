@@ -69,7 +69,8 @@ class IDX(Source):
         name: name of the data set, and of its folder in the cache.
         binarize: pixels become 0 or 1, with 1 from half of the maximum (128) up. The paper uses binary
             images but does not say how they become so.
-        root: folder with the four files, raw or .gz (raw wins); None downloads them into the user's cache.
+        root: folder with the four files, raw or .gz (raw wins), named as published or with a dot as some mirrors
+            name them (``train-images.idx3-ubyte``); None downloads them into the user's cache.
         mirrors: addresses of folders that hold the four files as .gz, tried in order.
         sha256: digests of the uncompressed files in the order of ``IDX_FILES``; None checks structure only.
         sha256_gz: digests of the .gz files as the mirrors serve them, same order; checked on download but
@@ -145,9 +146,10 @@ class IDX(Source):
             folder = self._folder()
             if not folder.is_dir():
                 raise self._error("no such folder")
-            for path in folder / file, folder / f"{file}.gz":
-                if path.is_file():
-                    return path
+            dotted = file.replace("-idx", ".idx")
+            for name in file, dotted, f"{file}.gz", f"{dotted}.gz":
+                if (folder / name).is_file():
+                    return folder / name
         except (OSError, RuntimeError) as error:  # RuntimeError: ~user without a home
             raise self._error(_reason(error)) from error
         raise self._error(f"no file {file} or {file}.gz there")

@@ -104,7 +104,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("WHERE = Setting(identity=False)", "WHERE = Setting()", "test_config.py where_a_data_set"),
         M("if digest != expected.lower()", "if not digest", "test_datasets.py sha256"),
         M("if len(images) != len(labels)", "if len(images) < len(labels)", "test_datasets.py bad_contents"),
-        M('folder / file, folder / f"{file}.gz"', 'folder / f"{file}.gz", folder / file', "test_datasets.py raw_wins"),
+        M('file, dotted, f"{file}.gz"', 'f"{file}.gz", file, dotted', "test_datasets.py raw_wins"),
         M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
     ],
     "bnrepro/diagnostics.py": [

@@ -123,6 +123,15 @@ def test_gz_equals_raw_and_raw_wins(folder: Path, tmp_path: Path) -> None:
     assert_equal(a_set(folder).load(), raw)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_names_with_a_dot_are_found(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """A mirror names the files so, beside folders with the published names."""
+    for file, content in (GOOD_GZ if suffix else GOOD).items():
+        (tmp_path / file).mkdir()
+        (tmp_path / f"{file.replace('-idx', '.idx')}{suffix}").write_bytes(content)
+    assert_equal(a_set(tmp_path).load(), a_set(folder).load())
+
+
 def test_root_expands_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leading ~ is the home folder."""
     monkeypatch.setenv("HOME", str(folder.parent))
@@ -173,6 +182,7 @@ BAD_CONTENTS = {
     "test counts": ({TEST_IMAGES: idx(np.zeros((21, 6, 5)))}, "21 images but 20 labels in the t10k files"),
     "label": ({TRAIN_LABELS: idx(np.full(60, 10))}, "label 10 in the train file"),
     "test label": ({TEST_LABELS: idx(np.arange(20))}, "label 19 in the t10k file"),
+    "letters": ({TRAIN_LABELS: idx(np.arange(60) % 26 + 1)}, "label 26 in the train file, where labels are 0 to 9"),
     "shapes": ({TEST_IMAGES: idx(np.zeros((20, 5, 6)))}, "train images of (6, 5), t10k of (5, 6)"),
 }
 
