@@ -102,7 +102,12 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/datasets.py": [
         M("WHERE = Setting(identity=False)", "WHERE = Setting()", "test_config.py where_a_data_set"),
-        M("if digest != expected.lower()", "if not digest", "test_datasets.py sha256"),
+        M("!= expected:", "is None:", "test_datasets.py sha256"),
+        M(
+            '"published" if digests == PUBLISHED',
+            '"published" if digests is not PUBLISHED',
+            "test_datasets.py tell_sets",
+        ),
         M("if len(images) != len(labels)", "if len(images) < len(labels)", "test_datasets.py bad_contents"),
         M('file, dotted, f"{file}.gz"', 'f"{file}.gz", file, dotted', "test_datasets.py raw_wins"),
         M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
