@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS units (
 CREATE TABLE IF NOT EXISTS claims ( -- runs that a sweep is about to train
     run_id TEXT NOT NULL, code TEXT NOT NULL,
     owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
-    seen REAL NOT NULL,   -- when its owner was last heard of, in seconds since 1970
+    seen REAL NOT NULL,   -- when its owner was last heard of, by the owner's clock: others look for a change alone
     PRIMARY KEY (run_id, code)
 ) STRICT, WITHOUT ROWID;
 """
@@ -79,7 +79,7 @@ MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "
 """The tables of what was measured, and what tells apart the rows of one run in each."""
 
 CLAIM_SECONDS = 30.0
-"""The time after which a claim whose owner has not been heard of is void."""
+"""The time in which a claim's owner is to be heard of, by the clock of who looks: those of two machines may differ."""
 
 ADVICE = {
     sqlite3.SQLITE_FULL: "; with more space, the same command goes on",
@@ -215,6 +215,8 @@ class Store:
             InputError: if it is not there, can't be written, is damaged, or was written by something else.
         """
         self.path = folder / FILE
+        self._unchanged_since: dict[tuple[str, float], float] = {}
+        """When each owner of claims, as it was last heard of, was found so first, by a clock that nobody sets."""
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -342,7 +344,8 @@ class Store:
     def claim(self, runs: Iterable[RunConfig], owner: str, *, replace: bool = False) -> list[RunConfig]:
         """Claim runs that are about to be trained, so that no other sweep on this store trains them meanwhile.
 
-        A claim is void once its process has ended, or :meth:`heartbeat` was not called for ``CLAIM_SECONDS``.
+        A claim is void once its process has ended, or this store has looked at it for ``CLAIM_SECONDS`` and
+        :meth:`heartbeat` was not called.
 
         Args:
             runs: that are to be trained.
@@ -356,7 +359,10 @@ class Store:
             others = db.execute(
                 "SELECT owner, host, pid, max(seen) FROM claims WHERE owner != ? GROUP BY owner", [owner]
             ).fetchall()
-            void = [[name] for name, host, pid, seen in others if not _is_alive(host, pid, seen)]
+            now, before = time.monotonic(), self._unchanged_since
+            self._unchanged_since = {(name, seen): before.get((name, seen), now) for name, _, _, seen in others}
+            silent = {name for (name, _), since in self._unchanged_since.items() if now - since > CLAIM_SECONDS}
+            void = [[name] for name, host, pid, _ in others if name in silent or _has_ended(host, pid)]
             db.executemany("DELETE FROM claims WHERE owner = ?", void)
             claimed = "SELECT 1 FROM claims WHERE run_id = ? AND code = ? AND owner != ?"
             free = [
@@ -433,18 +439,16 @@ def _is_finished(db: sqlite3.Connection, key: tuple[str, str]) -> bool:
     return db.execute(sql, key).fetchone() is not None
 
 
-def _is_alive(host: str, pid: int, seen: float) -> bool:
-    """Tell whether a process that claimed something can be thought to be at work."""
-    if abs(time.time() - seen) > CLAIM_SECONDS:  # a clock may have been set back
-        return False
+def _has_ended(host: str, pid: int) -> bool:
+    """Tell whether a process is known to have ended, which can be told on its own machine only."""
     if host == platform.node() and os.name == "posix":  # elsewhere, signal 0 is not harmless
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            return False
-        except PermissionError:  # somebody else's
             return True
-    return True
+        except PermissionError:  # somebody else's
+            return False
+    return False
 
 
 def _versions(runs: pd.DataFrame) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import resource
@@ -537,24 +536,48 @@ def test_a_process_on_another_machine_is_not_looked_for_here(
     assert store.claim(wanted, "b") == []
 
 
-@pytest.mark.parametrize(("seconds", "void"), [(CLAIM_SECONDS - 1, False), (CLAIM_SECONDS + 1, True), (-3600, True)])
-def test_a_claim_ends_without_a_heartbeat(
-    store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch, seconds: float, void: bool
+class Clocks:
+    """The clocks of this machine, which a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.elapsed, self.ahead = 0.0, 0.0
+        start = time.time()
+        monkeypatch.setattr("bnrepro.store.time.monotonic", lambda: self.elapsed)
+        monkeypatch.setattr("bnrepro.store.time.time", lambda: start + self.elapsed + self.ahead)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["same clock", "an hour ahead", "an hour behind"])
+def test_a_claim_ends_without_a_heartbeat_while_another_looks(
+    store: Store, wanted: list[RunConfig], clocks: Clocks, ahead: float
 ) -> None:
     store.claim(wanted, "a")
-    now = time.time() + seconds  # or the clock has been set back
-    monkeypatch.setattr("bnrepro.store.time.time", lambda: now)
-    assert store.claim(wanted, "b") == (wanted if void else [])
+    clocks.ahead = ahead  # another machine's, or this one's has been set
+    other = Store(store.path.parent)
+    clocks.elapsed += 10 * CLAIM_SECONDS  # nobody looked
+    assert other.claim(wanted, "b") == []
+    clocks.elapsed += CLAIM_SECONDS - 1
+    assert other.claim(wanted, "b") == []
+    clocks.elapsed += 2
+    assert other.claim(wanted, "b") == wanted
 
 
-def test_a_heartbeat_keeps_claims(store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    start = time.time()
-    clock = itertools.count(start, CLAIM_SECONDS * 0.6)
-    monkeypatch.setattr("bnrepro.store.time.time", clock.__next__)
+@pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["same clock", "an hour ahead", "an hour behind"])
+def test_a_heartbeat_keeps_claims_whatever_the_clocks_say(
+    store: Store, wanted: list[RunConfig], clocks: Clocks, ahead: float
+) -> None:
     store.claim(wanted, "a")
-    for _ in range(3):
+    other = Store(store.path.parent)
+    for _ in range(5):
+        clocks.ahead = ahead
+        assert other.claim(wanted, "b") == []
+        clocks.elapsed += CLAIM_SECONDS * 0.6
+        clocks.ahead = 0
         store.heartbeat("a")
-    assert store.claim(wanted, "b") == []
 
 
 def test_claims_at_once_share_the_runs(store: Store) -> None:
