@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args,
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from .datasets import DATASETS
+from .datasets import DATASETS, IDX
 from .diagnostics import check_columns
 from .errors import InputError
 from .narrowing import ABSENT, AROUND, Keys, find
@@ -75,7 +75,8 @@ KINDS = {
 
 
 def _explained(error: ErrorDetails, key: str) -> str:
-    where, kind, context = _join(key, *map(str, error["loc"])), error["type"], error.get("ctx", {})
+    path = [part for part in map(str, error["loc"]) if "[" not in part]  # else the type that was tried, of several
+    where, kind, context = _join(key, *path), error["type"], error.get("ctx", {})
     if kind == "missing":
         return f"{where}: missing"
     if kind == "value_error":  # raised by the class itself, which names the value
@@ -218,6 +219,8 @@ def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
     own_name = any(f.name == "name" for f in fields(chosen))
     rest = {name: value for name, value in options.items() if name != "name" or own_name}
     value = validated(chosen, rest, key)
+    if isinstance(value, IDX):
+        value = value.pinned()
     return Choice(options["name"], _with_whole_options(value, key) if isinstance(value, Model) else value)
 
 

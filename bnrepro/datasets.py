@@ -11,9 +11,9 @@ import logging
 import math
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -28,6 +28,21 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+PUBLISHED = {
+    "mnist": [
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ],
+    "fashion_mnist": [
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ],
+}
+"""The SHA-256 of the uncompressed files, in the order of ``IDX_FILES``, by the name of the data set."""
 
 WHERE = Setting(identity=False)
 
@@ -63,25 +78,48 @@ class Digits(Source):
 class IDX(Source):
     """Ten classes of grey images in four IDX files, as MNIST is published.
 
-    Where the files lie is not part of what a run is.
+    Where the files lie is not part of what a run is, but that they are not the published ones is.
 
     Attributes:
         name: name of the data set, and of its folder in the cache.
         binarize: pixels become 0 or 1, with 1 from half of the maximum (128) up. The paper uses binary
             images but does not say how they become so.
-        root: folder with the four files, raw or .gz (raw wins); None downloads them into the user's cache.
+        root: folder with the four files, raw or .gz (raw wins), named as published or with a dot as some mirrors
+            name them (``train-images.idx3-ubyte``); None downloads them into the user's cache.
         mirrors: addresses of folders that hold the four files as .gz, tried in order.
-        sha256: digests of the uncompressed files in the order of ``IDX_FILES``; None checks structure only.
         sha256_gz: digests of the .gz files as the mirrors serve them, same order; checked on download but
             not under ``root``, whose files may have been compressed anew. None leaves them unchecked.
+        sha256: digests of the uncompressed files in the order of ``IDX_FILES``; None takes what files there are.
     """
 
     name: str
     binarize: bool
     root: Annotated[str | None, WHERE]
     mirrors: Annotated[list[str], WHERE]
-    sha256: Annotated[list[str] | None, WHERE]
     sha256_gz: Annotated[list[str] | None, WHERE]
+    sha256: list[str] | Literal["published"] | None = "published"
+
+    def pinned(self) -> IDX:
+        """Return the set with the digests that tell its files from others: "published", or a list.
+
+        Where ``sha256`` is None they are those of the files as they are now.
+
+        Raises:
+            InputError: these can't be read or had; or digests are given in a wrong number, or none are known.
+        """
+        digests = self._digests() or [_sha256(self._read(index)[1]) for index in range(len(IDX_FILES))]
+        return replace(self, sha256="published" if digests == PUBLISHED.get(self.name) else digests)
+
+    def _digests(self) -> list[str] | None:
+        """Return the digests that the files must have, if any."""
+        for key, digests in ("sha256", self.sha256), ("sha256_gz", self.sha256_gz):
+            if isinstance(digests, list) and len(digests) != len(IDX_FILES):
+                raise InputError(f"dataset.{key}: {len(digests)} digests; it takes null or one for each of 4 files")
+        if self.sha256 != "published":
+            return self.sha256 and [digest.lower() for digest in self.sha256]
+        if self.name not in PUBLISHED:
+            raise InputError(f"dataset.sha256=published: known of {', '.join(PUBLISHED)}, not of {self.name}")
+        return PUBLISHED[self.name]
 
     def load(self) -> Dataset:
         """Read and check the four files, downloading them first if need be.
@@ -93,19 +131,13 @@ class IDX(Source):
             InputError: a file is missing, unreadable, damaged, or at odds with its digest or with the
                 other files; or no mirror serves it; or the cache can't be written.
         """
-        for key, digests in ("sha256", self.sha256), ("sha256_gz", self.sha256_gz):
-            if digests is not None and len(digests) != len(IDX_FILES):
-                raise InputError(f"dataset.{key}: {len(digests)} digests; it takes null or one for each of 4 files")
-
+        digests = self._digests()
         contents, arrays = [], []
         for index, file in enumerate(IDX_FILES):
-            path = self._download(index) if self.root is None else self._find(file)
+            path, content = self._read(index)
             try:
-                content = path.read_bytes()
-                if path.suffix == ".gz":
-                    content = gzip.decompress(content)
                 arrays.append(_parse_idx(content, dimensions=3 if "images" in file else 1))
-            except (OSError, EOFError, zlib.error, ValueError) as error:
+            except ValueError as error:
                 raise self._error(f"{path.name}: {_reason(error)}") from error
             contents.append(content)
 
@@ -117,12 +149,20 @@ class IDX(Source):
                 raise self._error(f"label {labels.max()} in the {part} file, where labels are 0 to 9")
         if train_images.shape[1:] != test_images.shape[1:]:
             raise self._error(f"train images of {train_images.shape[1:]}, t10k of {test_images.shape[1:]}")
-        if self.sha256 is not None:  # last, because a digest does not say what is wrong with a file
-            for file, content, expected in zip(IDX_FILES, contents, self.sha256, strict=True):
-                digest = hashlib.sha256(content).hexdigest()
-                if digest != expected.lower():
+        if digests:  # last, because a digest does not say what is wrong with a file
+            for file, content, expected in zip(IDX_FILES, contents, digests, strict=True):
+                if (digest := _sha256(content)) != expected:
                     raise self._error(f"{file}: SHA-256 is {digest}, not {expected} as in dataset.sha256")
         return labelled_images(arrays, 255, binarize=self.binarize)
+
+    def _read(self, index: int) -> tuple[Path, bytes]:
+        """Return the path of a file, downloaded if need be, and its content, uncompressed."""
+        path = self._download(index) if self.root is None else self._find(IDX_FILES[index])
+        try:
+            content = path.read_bytes()
+            return path, gzip.decompress(content) if path.suffix == ".gz" else content
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._error(f"{path.name}: {_reason(error)}") from error
 
     def _folder(self) -> Path:
         """Return the folder in which the files lie, or will."""
@@ -145,9 +185,10 @@ class IDX(Source):
             folder = self._folder()
             if not folder.is_dir():
                 raise self._error("no such folder")
-            for path in folder / file, folder / f"{file}.gz":
-                if path.is_file():
-                    return path
+            dotted = file.replace("-idx", ".idx")
+            for name in file, dotted, f"{file}.gz", f"{dotted}.gz":
+                if (folder / name).is_file():
+                    return folder / name
         except (OSError, RuntimeError) as error:  # RuntimeError: ~user without a home
             raise self._error(_reason(error)) from error
         raise self._error(f"no file {file} or {file}.gz there")
@@ -181,6 +222,10 @@ class IDX(Source):
 
 
 DATASETS = Table({"digits": Digits, "mnist": IDX, "fashion_mnist": IDX}, base=Source)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _parse_idx(content: bytes, *, dimensions: int) -> ByteArray:

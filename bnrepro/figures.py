@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -370,11 +371,17 @@ def legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path to write to in place of ``path``, which gets the file once it is whole and never a torn one."""
+    """Give a path to write to in place of ``path``, which gets the file once it is whole and never a torn one.
+
+    The path is nobody else's, so that two who write the same file at once both end well; an exception removes it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    partial.replace(path)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _wrap_labels(figure: Figure) -> None:

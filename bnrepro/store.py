@@ -71,15 +71,17 @@ CREATE TABLE IF NOT EXISTS units (
 CREATE TABLE IF NOT EXISTS claims ( -- runs that a sweep is about to train
     run_id TEXT NOT NULL, code TEXT NOT NULL,
     owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
-    seen REAL NOT NULL,   -- when its owner was last heard of, in seconds since 1970
+    seen REAL NOT NULL,   -- when its owner was last heard of, by the owner's clock: others look for a change alone
     PRIMARY KEY (run_id, code)
 ) STRICT, WITHOUT ROWID;
 """
 MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "unit"]}
 """The tables of what was measured, and what tells apart the rows of one run in each."""
+NEEDED = ("config", "status", "code", "test_accuracy", "diverged_at", "seconds", "error")
+"""The columns of table ``runs``, beside those that it is sorted by, without which nothing can be told of a run."""
 
 CLAIM_SECONDS = 30.0
-"""The time after which a claim whose owner has not been heard of is void."""
+"""The time in which a claim's owner is to be heard of, by the clock of who looks: those of two machines may differ."""
 
 ADVICE = {
     sqlite3.SQLITE_FULL: "; with more space, the same command goes on",
@@ -215,6 +217,8 @@ class Store:
             InputError: if it is not there, can't be written, is damaged, or was written by something else.
         """
         self.path = folder / FILE
+        self._unchanged_since: dict[tuple[str, float], float] = {}
+        """When each owner of claims, as it was last heard of, was found so first, by a clock that nobody sets."""
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -287,10 +291,13 @@ class Store:
             raise self._unusable(error, getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) from error
         except json.JSONDecodeError as error:
             raise self._unusable(f"settings of a run: {error}", sqlite3.SQLITE_CORRUPT) from error
+        except UnicodeDecodeError as error:  # of a text, or of SQLite's own message that quotes one
+            raise self._unusable("database disk image is malformed", sqlite3.SQLITE_CORRUPT) from error
 
     def _unusable(self, reason: object, code: int) -> InputError:
         advice = ADVICE.get(code & 0xFF, "")  # the primary code in an extended one
-        return InputError(f"{self.path}: can't be used as a store of runs ({reason}){advice}")
+        line = " ".join(str(reason).split())  # SQLite quotes damaged statements whole
+        return InputError(f"{self.path}: can't be used as a store of runs ({line}){advice}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -330,7 +337,7 @@ class Store:
         """Return ``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
         with self._connect() as db:
             sql = "SELECT run_id, code, config FROM runs WHERE status != 'failed' ORDER BY run_id, code"
-            return [(run_id, code, json.loads(config)) for run_id, code, config in db.execute(sql)]
+            return [(run_id, code, _settings(config)) for run_id, code, config in db.execute(sql)]
 
     def of_other_code(self, runs: Iterable[RunConfig]) -> dict[str, str]:
         """Return those of ``runs`` that only other code has finished: their ids, and the last code that did."""
@@ -342,7 +349,8 @@ class Store:
     def claim(self, runs: Iterable[RunConfig], owner: str, *, replace: bool = False) -> list[RunConfig]:
         """Claim runs that are about to be trained, so that no other sweep on this store trains them meanwhile.
 
-        A claim is void once its process has ended, or :meth:`heartbeat` was not called for ``CLAIM_SECONDS``.
+        A claim is void once its process has ended, or this store has looked at it for ``CLAIM_SECONDS`` and
+        :meth:`heartbeat` was not called.
 
         Args:
             runs: that are to be trained.
@@ -356,7 +364,10 @@ class Store:
             others = db.execute(
                 "SELECT owner, host, pid, max(seen) FROM claims WHERE owner != ? GROUP BY owner", [owner]
             ).fetchall()
-            void = [[name] for name, host, pid, seen in others if not _is_alive(host, pid, seen)]
+            now, before = time.monotonic(), self._unchanged_since
+            self._unchanged_since = {(name, seen): before.get((name, seen), now) for name, _, _, seen in others}
+            silent = {name for (name, _), since in self._unchanged_since.items() if now - since > CLAIM_SECONDS}
+            void = [[name] for name, host, pid, _ in others if name in silent or _has_ended(host, pid)]
             db.executemany("DELETE FROM claims WHERE owner = ?", void)
             claimed = "SELECT 1 FROM claims WHERE run_id = ? AND code = ? AND owner != ?"
             free = [
@@ -390,6 +401,7 @@ class Store:
         """
         import pandas as pd
 
+        order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
         with self._connect() as db:
             db.execute("BEGIN")  # one state of the file for all that is read
             if runs is None:
@@ -399,14 +411,16 @@ class Store:
                 stored = db.execute("SELECT run, run_id, code FROM runs")
                 chosen = [run for run, *key in stored if tuple(key) in wanted]
             table = _read(db, "runs", chosen)
-            settings = pd.json_normalize([json.loads(text) for text in table["config"]])
+            for column in (*order, *NEEDED):
+                if column not in table:
+                    raise self._unusable(f"no column {column} in table runs", sqlite3.SQLITE_CORRUPT)
+            settings = pd.json_normalize([_settings(text) for text in table["config"]])
         if runs is None and (versions := _versions(table)) > 1:
             warnings.warn(
                 f"{self.path}: runs computed by {versions} versions of the code; column code tells which", stacklevel=3
             )
         settings.index = table.index
         table = table.drop(columns="config").join(settings.drop(columns=list(COLUMNS), errors="ignore"))
-        order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
         table = table.sort_values(order, ignore_index=True)
         return Results(table, *(functools.partial(self._measured, name, chosen) for name in MEASURED))
 
@@ -423,6 +437,18 @@ def _key(run: RunConfig) -> tuple[str, str]:
     return run.run_id, run.code
 
 
+def _settings(config: object) -> dict[str, Any]:
+    """Return the settings in a text of column ``config``.
+
+    Raises:
+        json.JSONDecodeError: it has none.
+    """
+    found = json.loads(config) if isinstance(config, str) else None
+    if not isinstance(found, dict):
+        raise json.JSONDecodeError("not an object", str(config), 0)
+    return found
+
+
 def _finished(db: sqlite3.Connection) -> list[tuple[str, str]]:
     """Return the finished runs in the order in which they were stored."""
     return db.execute("SELECT run_id, code FROM runs WHERE status != 'failed' ORDER BY run").fetchall()
@@ -433,18 +459,16 @@ def _is_finished(db: sqlite3.Connection, key: tuple[str, str]) -> bool:
     return db.execute(sql, key).fetchone() is not None
 
 
-def _is_alive(host: str, pid: int, seen: float) -> bool:
-    """Tell whether a process that claimed something can be thought to be at work."""
-    if abs(time.time() - seen) > CLAIM_SECONDS:  # a clock may have been set back
-        return False
+def _has_ended(host: str, pid: int) -> bool:
+    """Tell whether a process is known to have ended, which can be told on its own machine only."""
     if host == platform.node() and os.name == "posix":  # elsewhere, signal 0 is not harmless
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            return False
-        except PermissionError:  # somebody else's
             return True
-    return True
+        except PermissionError:  # somebody else's
+            return False
+    return False
 
 
 def _versions(runs: pd.DataFrame) -> int:
@@ -489,8 +513,10 @@ def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataF
 def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
     """Migrate from schema 2, whose ids were of all settings: a norm's options at its default are left out now."""
     for run, text in db.execute("SELECT run, config FROM runs").fetchall():
-        settings = json.loads(text)
-        model = settings["model"]
+        settings = _settings(text)
+        model = settings.get("model")
+        if not isinstance(model, dict):  # edited by hand
+            continue
         try:
             norm = NORMS.resolve(model.get("norm", "none"), "model.norm")
         except InputError:  # a class that is not here any more: no run has its old id, nor would have its new one

@@ -94,9 +94,11 @@ def _of_this_code(store: Store, dataset: Mapping[str, Any]) -> list[RunConfig]:
     known[dataset["name"]] = dataset
     runs, left_out = [], Counter[str]()
     for run_id, code, settings in store.settings():
-        own = settings["dataset"]
+        own = settings.get("dataset")
+        if isinstance(own, dict):
+            own = known.get(str(own.get("name")), {}) | own
         try:
-            run = RunConfig.parse(settings | {"dataset": {**known.get(own["name"], {}), **own}})
+            run = RunConfig.parse(settings | {"dataset": own})
         except InputError as error:
             left_out[str(error)] += 1
             continue

@@ -102,9 +102,14 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/datasets.py": [
         M("WHERE = Setting(identity=False)", "WHERE = Setting()", "test_config.py where_a_data_set"),
-        M("if digest != expected.lower()", "if not digest", "test_datasets.py sha256"),
+        M("!= expected:", "is None:", "test_datasets.py sha256"),
+        M(
+            '"published" if digests == PUBLISHED',
+            '"published" if digests is not PUBLISHED',
+            "test_datasets.py tell_sets",
+        ),
         M("if len(images) != len(labels)", "if len(images) < len(labels)", "test_datasets.py bad_contents"),
-        M('folder / file, folder / f"{file}.gz"', 'folder / f"{file}.gz", folder / file', "test_datasets.py raw_wins"),
+        M('file, dotted, f"{file}.gz"', 'f"{file}.gz", file, dotted', "test_datasets.py raw_wins"),
         M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
     ],
     "bnrepro/diagnostics.py": [
@@ -236,8 +241,8 @@ ROOMS: dict[str, list[Mutation]] = {
             "test_store.py",
         ),
         M("owner]).fetchone() is None", "owner]).fetchall() is not None", "test_store.py another_does_not_get"),
-        M("if not _is_alive(host, pid, seen)", "if not host", "test_store.py a_claim_ends"),
-        M("abs(time.time() - seen)", "time.time() - seen", "test_store.py a_claim_ends"),
+        M("or _has_ended(host, pid)", "", "test_store.py a_claim_ends"),
+        M("before.get((name, seen), now)", "before.get((name, seen), -seen)", "test_store.py a_claim_ends"),
         M("UPDATE claims SET seen = ? WHERE", "UPDATE claims SET seen = ? + 1e9 WHERE", "test_store.py heartbeat"),
         M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
         M('"UPDATE runs SET run_id = ? WHERE run = ?"', '"SELECT ?, ?"', "test_store.py schema_before"),

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bnrepro.data import Dataset
-from bnrepro.datasets import DATASETS, IDX, IDX_FILES, Digits
+from bnrepro.datasets import DATASETS, IDX, IDX_FILES, PUBLISHED, Digits
 from bnrepro.errors import InputError
 from bnrepro.settings import Choice
 
@@ -123,6 +124,15 @@ def test_gz_equals_raw_and_raw_wins(folder: Path, tmp_path: Path) -> None:
     assert_equal(a_set(folder).load(), raw)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_names_with_a_dot_are_found(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """A mirror names the files so, beside folders with the published names."""
+    for file, content in (GOOD_GZ if suffix else GOOD).items():
+        (tmp_path / file).mkdir()
+        (tmp_path / f"{file.replace('-idx', '.idx')}{suffix}").write_bytes(content)
+    assert_equal(a_set(tmp_path).load(), a_set(folder).load())
+
+
 def test_root_expands_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leading ~ is the home folder."""
     monkeypatch.setenv("HOME", str(folder.parent))
@@ -147,10 +157,36 @@ def test_where_the_files_lie_is_not_compared(folder: Path) -> None:
     def choice(root: Path | None, **changes: Any) -> Choice[IDX]:
         return Choice("mnist", a_set(root, **changes))
 
-    assert choice(folder) == choice(None, mirrors=["a"], sha256=["b"], sha256_gz=["c"])
+    assert choice(folder) == choice(None, mirrors=["a"], sha256_gz=["c"])
     assert hash(choice(folder)) == hash(choice(None))
     assert choice(folder) != choice(folder, binarize=True)
     assert choice(folder) != choice(folder, name="other")
+
+
+def test_the_digests_of_files_that_are_not_the_published_ones_tell_sets_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are given, or without any those of the files that are there; and these are checked from then on."""
+    write(tmp_path, GOOD_GZ, ".gz")
+    found = a_set(folder).pinned()
+    assert found.sha256 == a_set(tmp_path).pinned().sha256 == digests(GOOD)
+    assert Choice("tiny", found) == Choice("tiny", a_set(None, sha256=digests(GOOD)).pinned())  # without reading them
+    assert "no such folder" in error_of(a_set("/nowhere").pinned)
+    write(folder, {TEST_LABELS: idx(np.arange(20)[::-1] % 10)})
+    assert Choice("tiny", a_set(folder).pinned()) != Choice("tiny", found)
+    assert f"not {digests(GOOD)[3]} as in dataset.sha256" in error_of(found.load)
+    monkeypatch.setitem(PUBLISHED, "tiny", digests(GOOD))
+    for same in a_set(tmp_path), a_set(None, sha256=[digest.upper() for digest in digests(GOOD)]):
+        assert same.pinned() == replace(same, sha256="published")
+        assert "sha256" not in Choice("tiny", same.pinned()).identity
+    a_set(tmp_path, sha256="published").load()
+    assert "SHA-256" in error_of(a_set(folder, sha256="published").load)
+
+
+def test_published_digests_of_a_set_that_has_none() -> None:
+    """The import path of the class makes a set of one's own."""
+    message = error_of(a_set(None, sha256="published").pinned)
+    assert message == "dataset.sha256=published: known of mnist, fashion_mnist, not of tiny"
 
 
 BAD_CONTENTS = {
@@ -173,6 +209,7 @@ BAD_CONTENTS = {
     "test counts": ({TEST_IMAGES: idx(np.zeros((21, 6, 5)))}, "21 images but 20 labels in the t10k files"),
     "label": ({TRAIN_LABELS: idx(np.full(60, 10))}, "label 10 in the train file"),
     "test label": ({TEST_LABELS: idx(np.arange(20))}, "label 19 in the t10k file"),
+    "letters": ({TRAIN_LABELS: idx(np.arange(60) % 26 + 1)}, "label 26 in the train file, where labels are 0 to 9"),
     "shapes": ({TEST_IMAGES: idx(np.zeros((20, 5, 6)))}, "train images of (6, 5), t10k of (5, 6)"),
 }
 
@@ -434,8 +471,8 @@ def test_yaml_makes_a_data_set(name: str) -> None:
     the_set = IDX(**{str(key): value for key, value in values.items()})
     assert the_set.root is None
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in the_set.mirrors)
-    assert (the_set.sha256 is None) == (name == "fashion_mnist")
-    for published in the_set.sha256, the_set.sha256_gz:
-        if published is not None:
-            assert len(set(published)) == 4
-            assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in published)
+    assert the_set.pinned() == the_set
+    assert the_set.sha256_gz
+    published = {*PUBLISHED[name], *the_set.sha256_gz}
+    assert len(published) == 8
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in published)

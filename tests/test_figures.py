@@ -550,3 +550,15 @@ def test_a_file_that_is_being_written_is_the_one_before_or_the_whole(
     with pytest.raises(OSError, match="no space left"):
         save(Figure(), tmp_path, "figure", ["png"])
     assert (tmp_path / "figure.png").read_text() == "the one before"
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_two_who_write_one_file_at_once_both_end_well(tmp_path: Path) -> None:
+    file = tmp_path / "figure.png"
+    with figures.atomic_write(file) as one:
+        one.write_text("one")
+        with figures.atomic_write(file) as other:
+            other.write_text("the other")
+        assert file.read_text() == "the other"
+    assert file.read_text() == "one"
+    assert [*tmp_path.iterdir()] == [file]

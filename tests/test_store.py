@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import resource
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from runs import a_run, assert_same_results, part_of, query
 
 import bnrepro
 from bnrepro import store as module
-from bnrepro.config import RunConfig
+from bnrepro.config import Inline, RunConfig
 from bnrepro.errors import InputError
 from bnrepro.provenance import environment, software
 from bnrepro.recipe import Status
@@ -40,6 +42,7 @@ from bnrepro.store import (
     RunResult,
     Store,
 )
+from bnrepro.verify import verify
 
 REQUIRED = {
     "run_id", "status", "dataset", "activation", "norm", "lr", "seed", "steps", "test_accuracy", "diverged_at",
@@ -197,8 +200,8 @@ def test_tables_of_measurements_are_read_at_first_use_and_once(store: Store, mon
 def test_results_of_given_tables() -> None:
     runs, curves, layers, units = (pd.DataFrame({"a": [number]}) for number in range(4))
     results = Results(runs, curves, layers=layers, units=units)
-    for table, given in ((results.runs, runs), (results.curves, curves), (results.layers, layers)):
-        assert table is given
+    for table, one in ((results.runs, runs), (results.curves, curves), (results.layers, layers)):
+        assert table is one
     assert results.units is units
 
 
@@ -537,24 +540,48 @@ def test_a_process_on_another_machine_is_not_looked_for_here(
     assert store.claim(wanted, "b") == []
 
 
-@pytest.mark.parametrize(("seconds", "void"), [(CLAIM_SECONDS - 1, False), (CLAIM_SECONDS + 1, True), (-3600, True)])
-def test_a_claim_ends_without_a_heartbeat(
-    store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch, seconds: float, void: bool
+class Clocks:
+    """The clocks of this machine, which a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.elapsed, self.ahead = 0.0, 0.0
+        start = time.time()
+        monkeypatch.setattr("bnrepro.store.time.monotonic", lambda: self.elapsed)
+        monkeypatch.setattr("bnrepro.store.time.time", lambda: start + self.elapsed + self.ahead)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["same clock", "an hour ahead", "an hour behind"])
+def test_a_claim_ends_without_a_heartbeat_while_another_looks(
+    store: Store, wanted: list[RunConfig], clocks: Clocks, ahead: float
 ) -> None:
     store.claim(wanted, "a")
-    now = time.time() + seconds  # or the clock has been set back
-    monkeypatch.setattr("bnrepro.store.time.time", lambda: now)
-    assert store.claim(wanted, "b") == (wanted if void else [])
+    clocks.ahead = ahead  # another machine's, or this one's has been set
+    other = Store(store.path.parent)
+    clocks.elapsed += 10 * CLAIM_SECONDS  # nobody looked
+    assert other.claim(wanted, "b") == []
+    clocks.elapsed += CLAIM_SECONDS - 1
+    assert other.claim(wanted, "b") == []
+    clocks.elapsed += 2
+    assert other.claim(wanted, "b") == wanted
 
 
-def test_a_heartbeat_keeps_claims(store: Store, wanted: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    start = time.time()
-    clock = itertools.count(start, CLAIM_SECONDS * 0.6)
-    monkeypatch.setattr("bnrepro.store.time.time", clock.__next__)
+@pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["same clock", "an hour ahead", "an hour behind"])
+def test_a_heartbeat_keeps_claims_whatever_the_clocks_say(
+    store: Store, wanted: list[RunConfig], clocks: Clocks, ahead: float
+) -> None:
     store.claim(wanted, "a")
-    for _ in range(3):
+    other = Store(store.path.parent)
+    for _ in range(5):
+        clocks.ahead = ahead
+        assert other.claim(wanted, "b") == []
+        clocks.elapsed += CLAIM_SECONDS * 0.6
+        clocks.ahead = 0
         store.heartbeat("a")
-    assert store.claim(wanted, "b") == []
 
 
 def test_claims_at_once_share_the_runs(store: Store) -> None:
@@ -811,6 +838,14 @@ def a_corrupt_store(file: Path) -> None:
     file.write_bytes(content[:4096] + b"\x55" * (len(content) - 4096))
 
 
+def a_damaged_statement(file: Path, old: bytes, new: bytes) -> None:
+    """What SQLite says of it quotes the statement."""
+    Store(file.parent, create=True).add([a_result()])
+    content = file.read_bytes()
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+
+
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's database": (a_foreign_database, "not a store of bnrepro"),
     "another application id": (lambda file: a_foreign_database(file, 1), "not a store of bnrepro"),
@@ -824,6 +859,14 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "half of a store": (lambda file: a_truncated_store(file, 0.5), "malformed"),
     "the start of a store": (lambda file: a_truncated_store(file, 0.02), "malformed"),
     "a corrupt store": (a_corrupt_store, "malformed"),
+    "a damaged schema": (
+        lambda file: a_damaged_statement(file, b"blas_kernel TEXT", b"[las_kernel TEXT"),
+        "unrecognized",
+    ),
+    "a schema that is no UTF-8": (
+        lambda file: a_damaged_statement(file, b"blas_kernel TEXT", b"[\xff\xfes_kernel TEXT"),
+        "malformed",
+    ),
 }
 
 
@@ -863,12 +906,70 @@ def test_a_store_cut_short_anywhere_is_refused_and_left_as_it_is(tmp_path: Path,
         assert file.read_bytes() == good[:size]
 
 
-def test_damaged_settings_are_reported(store: Store) -> None:
+EDITED = {
+    "settings cut": (
+        """UPDATE runs SET config = replace(config, '"seed": 0', '"seed": ' || char(0))""",
+        "settings of a",
+    ),
+    "settings empty": ("UPDATE runs SET config = ''", "settings of a run: Expecting value"),
+    "settings a list": ("UPDATE runs SET config = '[1]'", "settings of a run: not an object"),
+    "text that is no UTF-8": ("UPDATE runs SET error = CAST(x'ff' AS TEXT)", "[Cc]ould not decode|malformed"),
+    "no table": ("DROP TABLE layers", "no such table: layers"),
+    "no column of a setting": ("ALTER TABLE runs DROP COLUMN lr", "no column lr in table runs"),
+    "no column of settings": ("ALTER TABLE runs DROP COLUMN config", "no column config in table runs|no such column"),
+    "another column": ("ALTER TABLE runs RENAME COLUMN test_accuracy TO accuracy", "no column test_accuracy in table"),
+}
+
+
+@pytest.mark.parametrize(("edit", "reason"), EDITED.values(), ids=EDITED)
+def test_a_store_edited_by_hand_is_one_line(store: Store, edit: str, reason: str) -> None:
     store.add([a_result()])
-    query(store.path, """UPDATE runs SET config = replace(config, '"seed": 0', '"seed": ' || char(0))""")
-    for read in (store.load, store.settings):
-        with pytest.raises(InputError, match=r"settings of a run: .*; move it away or name another results_dir$"):
-            read()
+    query(store.path, edit)
+    with pytest.raises(InputError, match=rf"can't be used as a store of runs \(({reason})") as error:
+        _ = store.load().layers
+    re_one_line(error.value)
+
+
+@pytest.mark.parametrize("config", ["{}", '{"model": 3}', '{"dataset": 7}', '{"dataset": {"name": [1]}}'])
+def test_settings_that_are_of_no_run_are_of_none_that_is_verified(store: Store, config: str) -> None:
+    store.add([a_result()])
+    query(store.path, f"UPDATE runs SET config = '{config}'")
+    with pytest.raises(InputError, match="no finished run of the code in place"):
+        verify(store.path.parent, 1, Inline(group_size=None), {"name": "digits", "binarize": False})
+    query(store.path, "PRAGMA user_version = 2")
+    assert len(Store(store.path.parent).settings()) == 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a store."""
+    store = Store(tmp_path_factory.mktemp("whole"), create=True)
+    store.add([a_result(lr) for lr in range(1, 12)])
+    return store.path.read_bytes()
+
+
+@given(st.data(), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_any_damage_of_a_store_is_read_or_one_line_and_left_as_it_is(
+    whole: bytes, data: st.DataObject, create: bool
+) -> None:
+    damaged = bytearray(whole[: data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))), "size")])
+    places = st.one_of(st.integers(0, 99), st.integers(0, len(whole)))  # the header of 100 bytes, or anywhere
+    for start, written in data.draw(st.lists(st.tuples(places, st.binary(min_size=1, max_size=40)), max_size=9)):
+        damaged[start : start + len(written)] = written
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "runs computed by")
+        file = Path(folder) / FILE
+        file.write_bytes(damaged)
+        try:
+            store = Store(file.parent, create=create)
+            results = store.load()
+            store.settings()
+            _ = results.curves, results.layers, results.units
+        except InputError as error:
+            re_one_line(error)
+        assert (create and not damaged) or file.read_bytes() == damaged
+        assert [path.name for path in file.parent.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/below/it"])
