@@ -85,7 +85,14 @@ class BatchNorm(Norm):
         delta /= m
         var = sum_per_feature(c * c)
         var /= m
-        var -= delta * delta
+        square = delta * delta
+        var -= square
+        if (var < square).any():  # the sum for μ lost too much: of a constant feature, σ² might be negative
+            shift = np.where(var < square, sum_per_feature(c.astype(np.float64)) / m, 0).astype(c.dtype)
+            mean = mean + shift
+            c -= shift  # 0 for all other features, whose bits stay the same
+            delta = sum_per_feature(c) / m
+            var = np.maximum(sum_per_feature(c * c) / m - delta * delta, 0)
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
         y = c * a

@@ -64,7 +64,9 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/batchnorm.py": [
         M("weight * (m / (m - 1)) * var", "weight * var", "test_batchnorm.py unbiased"),
-        M("var -= delta * delta", "var += delta * delta", "test_batchnorm.py"),
+        M("var -= square", "var += square", "test_batchnorm.py"),
+        M("if (var < square).any()", "if (var < 0).any()", "test_batchnorm.py large_offset_in_a_large_batch"),
+        M("np.where(var < square, ", "np.where(var < np.inf, ", "test_batchnorm.py no_offset"),
         M("*(1 for _ in in_shape[1:]))", "*in_shape[1:])", "test_layers.py names_the_shapes"),
         M("m = x[0, :, 0].size", "m = x.shape[1]", "test_batchnorm.py on_images"),
         M("product += dbeta / m - slope * delta", "product -= slope * delta", "test_batchnorm.py six_formulas"),
