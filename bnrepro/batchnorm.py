@@ -129,7 +129,6 @@ class BatchNorm(Norm):
         scale, shift = self.fold(params, state)
         y = x * scale
         y += shift
-
         return y, state, partial(_backward_of_inference, x, state["mean"], np.sqrt(state["var"] + self.eps), scale)
 
 
@@ -199,8 +198,8 @@ class BatchNormalization:
         dbeta: ∂ℓ/∂β, likewise.
         running_mean: moving average of the mini-batch means: the first mini-batch's, then by each mini-batch
             ``momentum * running_mean + (1 - momentum) * mean``. None before there is one. It may be set at any time,
-            together with ``running_var``: training goes on from the values given, and None begins anew. A NaN in a
-            mini-batch makes it NaN for its feature until then, as in PyTorch.
+            together with ``running_var``: training goes on from the values given, and None begins anew. A single NaN
+            in a mini-batch makes both NaN for that feature until they are set, as in PyTorch.
         running_var: moving average of the unbiased variances, likewise.
         xc: x − μ of the last mini-batch in training, of the shape of x.
         std: √(σ² + ε) of that mini-batch, one value per feature.
