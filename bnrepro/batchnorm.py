@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .layers import NO_DX, Array, Arrays, Backward, Layer, Norm, Shape, require, require_shape, sum_per_feature
 
@@ -85,32 +88,21 @@ class BatchNorm(Norm):
         delta /= m
         var = sum_per_feature(c * c)
         var /= m
-        var -= delta * delta
+        square = delta * delta
+        var -= square
+        if (var < square).any():  # the sum for μ lost too much: of a constant feature, σ² might be negative
+            shift = np.where(var < square, sum_per_feature(c.astype(np.float64)) / m, 0).astype(c.dtype)
+            mean = mean + shift
+            c -= shift  # 0 for all other features, whose bits stay the same
+            delta = sum_per_feature(c) / m
+            var = np.maximum(sum_per_feature(c * c) / m - delta * delta, 0)
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
         y = c * a
         y += beta - a * delta
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
-            # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
-            dbeta = sum_per_feature(dy)
-            product = dy * c
-            dgamma = sum_per_feature(product)
-            dgamma -= delta * dbeta
-            dgamma *= s
-            grads = {"gamma": dgamma, "beta": dbeta}
-            if not need_dx:
-                return NO_DX, grads
-            slope = dgamma * s
-            slope /= m
-            np.multiply(c, slope, out=product)
-            product += dbeta / m - slope * delta
-            dx = np.subtract(dy, product, out=product)
-            dx *= a
-            return dx, grads
-
-        return y, self._average(state, mean + delta, var, m) if train else state, backward
+        averages = self._average(state, mean + delta, var, m) if train else state
+        return y, averages, partial(_backward, c, delta, s, a, m)
 
     def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
         """Move the averages towards a mini-batch's mean and unbiased variance, m/(m−1) times the biased ``var``."""
@@ -137,21 +129,48 @@ class BatchNorm(Norm):
         scale, shift = self.fold(params, state)
         y = x * scale
         y += shift
+        return y, state, partial(_backward_of_inference, x, state["mean"], np.sqrt(state["var"] + self.eps), scale)
 
-        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            dbeta = sum_per_feature(dy)
-            normalised = (x - state["mean"]) / np.sqrt(state["var"] + self.eps)
-            grads = {"gamma": sum_per_feature(dy * normalised), "beta": dbeta}
-            return (dy * scale if need_dx else NO_DX), grads
 
-        return y, state, backward
+# Functions of the module, not of ``forward``, so that a layer can be copied and pickled with what it returned.
+
+
+def _backward(
+    c: Array, delta: Array, s: Array, a: Array, m: int, dy: Array, *, need_dx: bool = True
+) -> tuple[Array, Arrays]:
+    """Return dx and the gradients of γ and β, with the letters of :meth:`BatchNorm.forward`."""
+    # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
+    # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
+    dbeta = sum_per_feature(dy)
+    product = dy * c
+    dgamma = sum_per_feature(product)
+    dgamma -= delta * dbeta
+    dgamma *= s
+    grads = {"gamma": dgamma, "beta": dbeta}
+    if not need_dx:
+        return NO_DX, grads
+    slope = dgamma * s
+    slope /= m
+    np.multiply(c, slope, out=product)
+    product += dbeta / m - slope * delta
+    dx = np.subtract(dy, product, out=product)
+    dx *= a
+    return dx, grads
+
+
+def _backward_of_inference(
+    x: Array, mean: Array, std: Array, scale: Array, dy: Array, *, need_dx: bool = True
+) -> tuple[Array, Arrays]:
+    """Return dx and the gradients of γ and β of y = scale · x + shift."""
+    grads = {"gamma": sum_per_feature(dy * ((x - mean) / std)), "beta": sum_per_feature(dy)}
+    return (dy * scale if need_dx else NO_DX), grads
 
 
 class BatchNormalization:
     """Stand in for the class of the textbook "Deep Learning from Scratch" and of notes after it.
 
-    Code written against it runs unchanged, and right, on :class:`BatchNorm`. As printed in the note from which this
-    project grew, the class does not work, in these places:
+    Code written against it runs unchanged, and right, on :class:`BatchNorm`, but for γ and β of images (4. below). As
+    printed in the note from which this project grew, the class does not work, in these places:
 
     1. ``forward`` passes on ``trainflg``, a name that does not exist.
     2. ``backward`` reads ``dout.shpae``.
@@ -163,82 +182,140 @@ class BatchNormalization:
 
     Its ε, written ``10e-7``, is 1e-6, as here; its backward pass is right.
 
+    Arrays may be lists and of any type of real numbers: integers and booleans are computed with in float64, float16
+    in float32, and float16 input gives float16 ``forward`` and ``backward``.
+
     Args:
-        gamma: γ, (D,) for input (N, D), (C,) for input (N, C, H, W). Read anew by every call, so that an optimiser
-            may change it in place.
+        gamma: γ, (D,) for input (N, D), (C,) for input (N, C, H, W), or one number for all. Read anew by every call,
+            so that an optimiser may change it in place.
         beta: β, likewise.
         momentum: share of the past in the running statistics.
         running_mean: (D,) or (C,) from earlier training; None to begin with the first mini-batch.
         running_var: likewise.
 
     Attributes:
-        dgamma: ∂ℓ/∂γ after ``backward``, of γ's shape.
+        dgamma: ∂ℓ/∂γ after ``backward``, one value per feature.
         dbeta: ∂ℓ/∂β, likewise.
-        running_mean: moving average of the mini-batch means, None before there is one.
+        running_mean: moving average of the mini-batch means: the first mini-batch's, then by each mini-batch
+            ``momentum * running_mean + (1 - momentum) * mean``. None before there is one. It may be set at any time,
+            together with ``running_var``: training goes on from the values given, and None begins anew. A single NaN
+            in a mini-batch makes both NaN for that feature until they are set, as in PyTorch.
         running_var: moving average of the unbiased variances, likewise.
+        xc: x − μ of the last mini-batch in training, of the shape of x.
+        std: √(σ² + ε) of that mini-batch, one value per feature.
+        xn: xc / std.
+        input_shape: shape of the last input.
+        batch_size: its N.
     """
 
     def __init__(
         self,
-        gamma: Array,
-        beta: Array,
+        gamma: ArrayLike,
+        beta: ArrayLike,
         momentum: float = 0.9,
         running_mean: Any = None,
         running_var: Any = None,
     ) -> None:
         """Keep references to γ and β."""
-        if (running_mean is None) != (running_var is None):
-            raise ValueError("running_mean and running_var come together, or neither")
         self.gamma, self.beta, self.momentum = gamma, beta, momentum
         self.running_mean, self.running_var = running_mean, running_var
         self.dgamma: Any = None
         self.dbeta: Any = None
-        # Given averages weigh as the result of many mini-batches.
-        self._updates = 0.0 if running_mean is None else 1 / (1 - momentum) if momentum < 1 else np.inf
+        self.xc: Any = None
+        self.std: Any = None
+        self.xn: Any = None
+        self.input_shape: Any = None
+        self.batch_size: Any = None
         self._backward: Backward | None = None
+        self._dtype: Any = None
 
-    def forward(self, x: Array, train_flg: bool = True) -> Array:
+    def forward(self, x: ArrayLike, train_flg: bool = True) -> Array:
         """Normalise x (N, D) or (N, C, H, W): by the mini-batch if ``train_flg``, else by the running statistics.
 
+        A mini-batch of a single value per feature gives β in training, and leaves the running statistics as they are,
+        since one value has no variance.
+
         Raises:
-            ValueError: if x has another number of axes, γ, β or the running statistics do not fit it, or it holds a
-                single value per feature in training.
+            ValueError: if x has another number of axes or no examples, or γ, β or the running statistics do not fit it.
         """
-        if x.ndim not in (2, 4):
-            raise ValueError(f"BatchNormalization takes (N, D) or (N, C, H, W), not {x.shape}")
-        ones = (1,) * (x.ndim - 2)
+        given = np.asarray(x)
+        rows = _floats("x", given)
+        shape = rows.shape
+        if rows.ndim not in (2, 4):
+            raise ValueError(f"BatchNormalization takes (N, D) or (N, C, H, W), not {shape}")
+        if (self.running_mean is None) != (self.running_var is None):
+            raise ValueError("running_mean and running_var come together, or neither")
+        features, begun = shape[1], self.running_mean is not None
 
-        def per_feature(name: str, value: Array) -> Array:
-            if np.shape(value) != (x.shape[1],):
-                raise ValueError(f"{name} must have shape ({x.shape[1]},) for input {x.shape}, not {np.shape(value)}")
-            return np.asarray(value).reshape(1, 1, -1, *ones)
+        def per_feature(name: str, value: ArrayLike) -> Array:
+            floats = _floats(name, value)
+            if floats.size == math.prod(shape[1:]) != features:
+                remedy = f"{name}.reshape({features}, -1).mean(axis=1)" if name in ("gamma", "beta") else "None"
+                raise ValueError(
+                    f"{name} must have shape ({features},) for input {shape}, not {floats.shape}: one value per "
+                    f"feature map, for all its pixels (paper, Section 3.2), not one per pixel; give {remedy} instead"
+                )
+            try:
+                row = np.broadcast_to(floats, (1, features))
+            except ValueError:
+                raise ValueError(
+                    f"{name} must have shape ({features},) for input {shape}, not {floats.shape}"
+                ) from None
+            return row.reshape(1, 1, features, *(1 for _ in shape[2:]))
 
-        layer = BatchNorm(eps=1e-6, momentum=self.momentum)
+        several = rows[:, :1].size != 1
+        layer = BatchNorm(eps=1e-6, momentum=self.momentum, inference="batch" if train_flg else "ema")
         params = {"gamma": per_feature("gamma", self.gamma), "beta": per_feature("beta", self.beta)}
-        mean = np.zeros(x.shape[1]) if self.running_mean is None else self.running_mean
-        var = np.ones(x.shape[1]) if self.running_var is None else self.running_var
         state = {
-            "mean": per_feature("running_mean", mean),
-            "var": per_feature("running_var", var),
-            "updates": np.full((1, 1, 1, *ones), self._updates),
+            "mean": per_feature("running_mean", self.running_mean if begun else 0.0),
+            "var": per_feature("running_var", self.running_var if begun else 1.0),
         }
-        y: Array
-        y, state, self._backward = layer.forward(params, state, x[np.newaxis], train=train_flg)
+        # What there is weighs as the average of so many mini-batches that the next one's weight is 1 − momentum.
+        updates = 0.0 if not begun else 1 / (1 - self.momentum) if self.momentum < 1 else np.inf
+        state["updates"] = np.full_like(state["mean"], updates)
+        backward: Any
+        (y,), state, backward = layer.forward(params, state, rows[np.newaxis], train=train_flg and several)
         if train_flg:
-            self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)
-            self._updates = state["updates"].item()
-        (y,) = y
-        return y
+            c, delta, s = backward.args[:3]
+            (self.xc,), self.std = c - delta, (1 / s).reshape(-1)
+            (self.xn,) = self.xc * s
+            if several:
+                self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)
+        self.input_shape, self.batch_size = shape, len(rows)
+        self._backward, self._dtype = backward, given.dtype
+        return self._narrowed(y)
 
-    def backward(self, dout: Array) -> Array:
+    def backward(self, dout: ArrayLike) -> Array:
         """Return ∂ℓ/∂x for dout = ∂ℓ/∂y of the last ``forward``, and set ``dgamma`` and ``dbeta``.
+
+        Args:
+            dout: of the shape of y, or flat: (N, C·H·W).
 
         Raises:
             RuntimeError: before the first ``forward``.
+            ValueError: if dout has another shape.
         """
         if self._backward is None:
             raise RuntimeError("backward needs a forward before it")
+        dy, shape = _floats("dout", dout), self.input_shape
+        if dy.shape not in (shape, (shape[0], math.prod(shape[1:]))):
+            raise ValueError(f"dout must have the shape of the last forward's output, {shape}, not {dy.shape}")
         dx: Array
-        (dx,), grads = self._backward(dout[np.newaxis])
+        (dx,), grads = self._backward(dy.reshape(1, *shape))
         self.dgamma, self.dbeta = grads["gamma"].reshape(-1), grads["beta"].reshape(-1)
-        return dx
+        return self._narrowed(dx)
+
+    def _narrowed(self, a: Array) -> Array:
+        return a.astype(np.float16) if self._dtype == np.float16 else a
+
+
+def _floats(name: str, value: ArrayLike) -> Array:
+    """Return an array to compute with: float32 at least, and float64 for integers and booleans.
+
+    Raises:
+        ValueError: if it holds anything but real numbers.
+    """
+    a = np.asarray(value)
+    if a.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers, not {a.dtype}")
+    return a.astype(np.promote_types(a.dtype, np.float32) if a.dtype.kind == "f" else np.float64, copy=False)

@@ -180,6 +180,34 @@ def test_a_constant_feature_gives_beta_and_no_gradient_of_gamma(m: int, value: f
     np.testing.assert_allclose(dx, (dy - dy.mean(axis=1, keepdims=True)) / math.sqrt(bn.eps), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("value", [0.1, 123456.7, 1e6, 1e6 + 0.5, 3e9])
+@pytest.mark.parametrize("shape", [(2, 2000, 100), (1, 20000, 3), (1, 100000, 7), (2, 700, 3, 12, 12)])
+def test_no_offset_of_a_constant_feature_costs_accuracy_in_a_large_float32_batch(
+    shape: tuple[int, ...], value: float
+) -> None:
+    # The sum of as many float32 loses so much that E[(x − μ)²] − (E[x] − μ)² comes out below 0.
+    rng = np.random.default_rng(0)
+    x = np.full(shape, value, np.float32)
+    x[:, :, -1] = rng.standard_normal(x[:, :, -1].shape)  # beside it is a feature as any
+    bn, per_map = BatchNorm(momentum=0), (shape[0], 1, shape[2], *(1 for _ in shape[3:]))
+    params = {"gamma": np.ones(per_map, np.float32), "beta": np.zeros(per_map, np.float32)}
+    state = {"mean": np.zeros(per_map), "var": np.ones(per_map), "updates": np.zeros([1] * len(shape))}
+    y, state, _ = bn.forward(params, state, x, train=True)
+    assert (state["var"] >= 0).all()
+    np.testing.assert_allclose(y[:, :, :-1], 0, atol=1e-3)
+    np.testing.assert_allclose(state["mean"][:, :, :-1], np.float32(value), rtol=1e-7)
+    # The bits of the feature beside it are those that it has without the constant ones.
+    x[:, :, :-1] = rng.standard_normal(x[:, :, :-1].shape)
+    np.testing.assert_array_equal(bn.forward(params, state, x, train=True)[0][:, :, -1], y[:, :, -1])
+
+
+@pytest.mark.parametrize("m", [2000, 100000])
+def test_float32_variance_is_right_at_a_large_offset_in_a_large_batch(m: int) -> None:
+    x = (1e6 + np.random.default_rng(0).standard_normal((1, m, 3))).astype(np.float32)
+    _, state, _ = normalize(BatchNorm(momentum=0), x)
+    np.testing.assert_allclose(state["var"], x.var(axis=1, dtype=float, keepdims=True, ddof=1), rtol=1e-4)
+
+
 def averages(bn: BatchNorm, batches: list[Array]) -> Arrays:
     """The state after these mini-batches (N, D)."""
     params, state = start(bn, batches[0].shape[1], batches[0].dtype)
