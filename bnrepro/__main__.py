@@ -80,12 +80,12 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         commands.sweep(settings, choice, overrides)
 
 
+@begin()
 def main() -> None:
     """Run the command line."""
     if answered := answer(sys.argv):
         print(answered)
         return
-    begin()
     overrides = sys.argv[1:] = complete(sys.argv[1:])
     if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
         *words, begun = line.split(" ")

@@ -117,13 +117,13 @@ def check(settings: Settings, name: str) -> None:
         raise TrainingFailed
 
 
+@begin()
 def redraw(file: str) -> None:
     """Serve as main function of ``experiments/NAME.py`` run as a script: show what is stored.
 
     That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is
     stored.
     """
-    begin()
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]
     with bad_input_in_one_line(overrides):
         from .config import Settings
