@@ -34,6 +34,9 @@ def command(composed: DictConfig) -> None:
     from bnrepro.config import Settings
 
     overrides = typed(given_to(HydraConfig.get()))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        own = [override for override in overrides if override not in typed(sys.argv[1:])]
+        print(f"== job {HydraConfig.get().job.num}: {' '.join(own or overrides)} ==", flush=True)
     with bad_input_in_one_line(overrides):  # here too, since Hydra would print a line of its own
         places.use(HydraConfig.get().runtime)
         plain: Any = OmegaConf.to_container(composed, resolve=True)
@@ -80,12 +83,12 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         commands.sweep(settings, choice, overrides)
 
 
+@begin()
 def main() -> None:
     """Run the command line."""
     if answered := answer(sys.argv):
         print(answered)
         return
-    begin()
     overrides = sys.argv[1:] = complete(sys.argv[1:])
     if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
         *words, begun = line.split(" ")
@@ -99,7 +102,7 @@ def main() -> None:
     except commands.TrainingFailed:
         sys.exit(1)
     except KeyboardInterrupt as stop:
-        end_interrupted(stop, "the same command goes on from what is stored")
+        end_interrupted(stop, "the same command starts over, but for the runs that are stored")
 
 
 if __name__ == "__main__":

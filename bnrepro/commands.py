@@ -34,12 +34,15 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
     from .api import runs_of, train_one
 
     (run,) = runs_of(settings, overrides)
-    store, found = train_one(run, settings.results_dir, sys.stdout)
+    try:
+        store, found = train_one(run, settings.results_dir, sys.stdout)
+    except KeyboardInterrupt as stop:
+        end_interrupted(stop, "the run is not stored; the same command trains it from its first step")
     if found:
         print(f"found finished in {store.path}")
     (row,) = store.load([run]).runs.to_dict("records")
     ending = {
-        "done": f"test accuracy {row['test_accuracy']}",
+        "done": f"test accuracy {row['test_accuracy']:.4f}",
         "diverged": f"at step {row['diverged_at']:.0f}",
         "failed": f"\n{row['error']}",
     }
@@ -117,13 +120,13 @@ def check(settings: Settings, name: str) -> None:
         raise TrainingFailed
 
 
+@begin()
 def redraw(file: str) -> None:
     """Serve as main function of ``experiments/NAME.py`` run as a script: show what is stored.
 
     That is :func:`show`, with the same overrides as the sweep; ``--reference`` makes the reference data of what is
     stored.
     """
-    begin()
     overrides = [argument for argument in sys.argv[1:] if argument != "--reference"]
     with bad_input_in_one_line(overrides):
         from .config import Settings

@@ -33,10 +33,6 @@ def bad_input_in_one_line(overrides: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, such as head, has had enough; what is left to flush goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         explanation = explain(error, overrides)
         if TRACEBACK or explanation is None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that ask a program to end; Windows has no SIGHUP."""
+
+CAN_BLOCK = hasattr(signal, "pthread_sigmask")
+"""Whether signals can be blocked, which Windows can't."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -37,6 +41,39 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Let such signals wait until this has ended; processes that are started meanwhile begin with them blocked.
+
+    One that has half begun would else print the traceback of an interruption that is not its own.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone has handlers
+        yield
+        return
+    held: list[int] = []
+    caught = [number for number in STOPPING if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in caught}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING) if CAN_BLOCK else []
+    try:
+        yield
+    finally:
+        if CAN_BLOCK:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held[:1]:
+            signal.raise_signal(number)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C and the end of a terminal, which reach all of its processes, to the one that started this one."""
+    for number in STOPPING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if CAN_BLOCK:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def end_interrupted(stop: KeyboardInterrupt, told: str) -> NoReturn:

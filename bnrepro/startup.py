@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TextIO
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -45,16 +49,71 @@ def answer(arguments: Sequence[str]) -> str | None:
     return scripts[0] if scripts and arguments[0].endswith("__main__.py") else None
 
 
-def begin() -> None:
-    """Let import paths begin at the current folder, and let no character stop what is printed.
+PLAIN = {"–": "-", "−": "-", "‖": "||", "…": "..."}
+"""What stands for a character where output is in an encoding that lacks it, as on Windows; others become escapes."""
 
-    The first is what ``python -m`` does. The second is of use where output is a file or a pipe in an encoding of few
-    characters, as on Windows.
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in lacking), error.end
+
+
+codecs.register_error("bnrepro.plain", _plain)
+
+
+class _Lasting(io.FileIO):
+    """Standard output or error that swallows what it can't write, so that the work goes on, and keeps the reason."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failed is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failed = error
+        return len(data)
+
+
+def _lasting(stream: TextIO | None) -> tuple[TextIO, _Lasting | None]:
+    """Return what takes the place of a standard stream: no character and no failure stops what is printed there."""
+    if stream is None:  # closed; and its number must not become that of the next file that is opened
+        stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if not isinstance(stream, io.TextIOWrapper):  # as a notebook has it
+        return stream, None
+    old = getattr(stream.buffer, "raw", stream.buffer)
+    if not isinstance(old, io.FileIO):  # a console of Windows
+        stream.reconfigure(errors="bnrepro.plain")
+        return stream, None
+    stream.flush()
+    raw = _Lasting(old.fileno(), "w", closefd=False)
+    buffer = raw if stream.buffer is old else io.BufferedWriter(raw)  # none with python -u
+    lines, through = stream.line_buffering, stream.write_through
+    return io.TextIOWrapper(buffer, stream.encoding, "bnrepro.plain", None, lines, through), raw
+
+
+@contextmanager
+def begin() -> Iterator[None]:
+    """Let import paths begin at the current folder, as ``python -m`` does, and let no failure to print stop the work.
+
+    What is printed may meet an encoding of few characters, a full disk, or a reader that has had enough, such as head.
+    Where stdout failed, a command that did its work ends with status 1, and one line unless the reader has gone.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stderr, _ = _lasting(sys.stderr)
+    sys.stdout, raw = _lasting(sys.stdout)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    sys.stdout.flush()
+    if raw and raw.failed:
+        if not isinstance(raw.failed, BrokenPipeError):
+            print(f"bnrepro: stdout: can't be written ({raw.failed.strerror})", file=sys.stderr)
+        sys.exit(1)
 
 
 class OwnOptions(SearchPathPlugin):

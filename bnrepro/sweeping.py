@@ -14,7 +14,7 @@ from bdb import BdbQuit
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -201,12 +201,13 @@ def run_all(
     Raises:
         InputError: if the data can't be loaded, the store can't be written, or the workers can't be used.
     """
-    missing = list(runs) if force else without(runs, store.finished())
-    if not missing:
-        return
-    owner = uuid.uuid4().hex
-    with _claims(store, owner), workers.start(compute, load_data(missing)) as started:
-        _Driver(store, owner, started, compute, progress, force).drive(missing)
+    with closing(progress):  # before what is printed next, be it an error
+        missing = list(runs) if force else without(runs, store.finished())
+        if not missing:
+            return
+        owner = uuid.uuid4().hex
+        with _claims(store, owner), workers.start(compute, load_data(missing)) as started:
+            _Driver(store, owner, started, compute, progress, force).drive(missing)
 
 
 @contextmanager
@@ -335,10 +336,10 @@ def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]:
-    """Return a bar in a terminal or a notebook; elsewhere one that shows nothing, whose ``disable`` is true."""
+    """Return a bar in a terminal or a notebook; else, or of nothing, one that shows nothing, its ``disable`` true."""
     in_notebook = any(part.__module__ == "tqdm.notebook" for part in auto.tqdm.__mro__)
     shown = in_notebook or sys.stderr.isatty()
-    return auto.tqdm(total=total, unit=unit, disable=not shown, leave=leave, dynamic_ncols=True)
+    return auto.tqdm(total=total, unit=unit, disable=not (shown and total), leave=leave, dynamic_ncols=True)
 
 
 class Progress:
@@ -362,15 +363,15 @@ class Progress:
             self._last_line = now
             left = tqdm.format_interval((now - self._begin) / self.ended * (self.total - self.ended))
             print(f"{self.ended} of {self.total} runs, {left} left", file=sys.stderr, flush=True)
-        if self.ended == self.total:
-            self._bar.close()
 
     def found(self, count: int) -> None:
         """Count so many runs that another process has trained."""
         self.total -= count
         self._bar.total = self.total
-        if self.ended == self.total:
-            self._bar.close()
+
+    def close(self) -> None:
+        """End the bar, so that what is printed next begins a line."""
+        self._bar.close()
 
     def note(self, line: str) -> None:
         """Say what keeps the sweep from going on, once."""

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import multiprocessing.resource_tracker
 import os
 import platform
 import shutil
@@ -35,6 +36,7 @@ from loky.process_executor import TerminatedWorkerError
 from .config import Compute, Dask, Inline, Parallel, RunConfig
 from .data import Dataset, Source
 from .errors import InputError
+from .interrupts import hold_signals, ignore_interrupts
 from .settings import Choice
 
 Result = TypeVar("Result")
@@ -134,7 +136,7 @@ def _processes(compute: Parallel, data: Data) -> Iterator[Workers]:
                 joblib.dump(dataset, files[name])
             except OSError as error:
                 raise InputError(f"TMPDIR={Path(folder).parent}: no room for {name.name} ({error.strerror})") from error
-        _start_tracker()
+        _start_trackers()
         processes = _Processes(joblib.effective_n_jobs(compute.n_jobs), folder, files)
         try:
             yield processes
@@ -156,13 +158,14 @@ class _Processes:
     def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
         free = next(i for i in range(self.count) if i not in self._last or self._last[i].done())
         work = _work_on_file, task, runs, [run.code for run in runs], self._files[runs[0].dataset]
-        try:
-            future = self._executors[free].submit(*work)
-        except (KeyError, BrokenExecutor):  # none yet, or its process has died
-            self._executors[free] = ProcessPoolExecutor(
-                1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
-            )
-            future = self._executors[free].submit(*work)
+        with hold_signals():
+            try:
+                future = self._executors[free].submit(*work)
+            except (KeyError, BrokenExecutor):  # none yet, or its process has died
+                self._executors[free] = ProcessPoolExecutor(
+                    1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
+                )
+                future = self._executors[free].submit(*work)
         self._last[free] = _with_exit_code(future, self._executors[free])
         return self._last[free]
 
@@ -202,22 +205,22 @@ def _status_text(exit_code: int | None) -> str:
     return "unknown" if exit_code is None else str(exit_code)
 
 
-HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # which Windows has not
+def _start_trackers() -> None:
+    """Start the processes that remove what loky leaves behind: the end of a terminal does not end them.
 
-
-def _start_tracker() -> None:
-    """Start the process that removes what loky leaves behind, so that the end of a terminal does not end it."""
-    if HANGUP:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
-    resource_tracker.ensure_running()  # inherits what is blocked
-    if HANGUP:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    They are silent. They would warn of what an interruption has kept loky from telling them, after our own words.
+    """
+    sys.warnoptions.append("ignore")  # they get them as options of their own
+    try:
+        with hold_signals():
+            multiprocessing.resource_tracker.ensure_running()  # loky would start it with a worker, and unblock signals
+            resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
 
 
 def _begin(alive: Connection, folder: str) -> None:
-    # Ctrl-C and the end of a terminal reach all of its processes; the parent ends this one.
-    for number in [signal.SIGINT, *HANGUP]:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_interrupts()  # the parent ends this one
     threading.Thread(target=_end_with, args=[alive, folder], daemon=True).start()
 
 

@@ -444,7 +444,6 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if TRACEBACK or explanation is None", "if explanation is None", "test_explain.py true_processes"),
         M("{' '.join(explanation.split())}", "{explanation.lower()}", "test_explain.py one_line_with_key"),
         M("isinstance(error, OSError) and error.filename", "isinstance(error, KeyError)", "test_explain.py"),
-        M("except BrokenPipeError:", "except BlockingIOError:", "test_explain.py had_enough"),
     ],
     "bnrepro/interrupts.py": [
         M("sys.exit(128 + ", "sys.exit(1 + ", "test_interrupts.py"),
@@ -473,7 +472,9 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/startup.py": [
         M("sys.path.insert(0, here)", "sys.path.append(here)", "test_startup.py import_paths"),
-        M('errors="backslashreplace"', 'errors="strict"', "test_startup.py no_character"),
+        M('stream.reconfigure(errors="bnrepro.plain")', "pass", "test_startup.py no_character"),
+        M("if self.failed is None:", "if False:", "test_startup.py stops_no_work"),
+        M("isinstance(raw.failed, BrokenPipeError)", "raw.failed", "test_startup.py stops_no_work"),
         M("if own != CONF and own.is_dir()", "if own == CONF and own.is_dir()", "test_places.py own_options"),
     ],
     "bnrepro/__main__.py": [

@@ -28,8 +28,7 @@ def test_one_run_prints_its_progress_and_is_found_finished_the_second_time(
     assert len(progress) == 5
     assert all(re.fullmatch(r"step +\d+  train loss \d\.\d{4}  test accuracy 0\.\d{4}", line) for line in progress)
     (run_id,) = trained
-    assert last.startswith(f"run {run_id}: done, test accuracy 0.")
-    assert last.endswith("; stored in results/single/runs.sqlite")
+    assert re.fullmatch(rf"run {run_id}: done, test accuracy 0\.\d{{4}}; stored in results/single/runs\.sqlite", last)
     assert files(here) == ["results/single/runs.sqlite"]
 
     second = call(*TINY)
@@ -56,6 +55,26 @@ def test_a_run_that_fails_shows_its_traceback_and_is_tried_again(
         assert "Traceback" not in ended.err
     assert len(trained) == 2
     assert call(*TINY, f"model.activation={mine}.Whole").status == 0
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (TINY, "the run is not stored; the same command trains it from its first step"),
+        (["+verify", "compute=inline"], "the same command starts over, but for the runs that are stored"),
+    ],
+)
+def test_an_interrupted_command_that_stores_nothing_says_so(
+    call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, command: list[str], told: str
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    call("+sweep", *SMALL)
+    monkeypatch.setattr(sweeping, "train_runs", interrupted)
+    ended = call(*command)
+    assert (ended.status, ended.err) == (130, f"\nbnrepro: interrupted; {told}\n")
 
 
 # A sweep

@@ -1,10 +1,7 @@
 """Bad input: one line, whatever is bad, and nothing trained."""
 
 import re
-import shlex
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -258,10 +255,3 @@ def test_bad_input_in_true_processes(tmp_path: Path) -> None:
         "file",
         "results",
     }  # where --multirun leaves its multirun.yaml
-
-
-@pytest.mark.parametrize("reader", ["true", "head -n 1"])
-def test_a_reader_that_has_had_enough_is_no_error(reader: str, tmp_path: Path) -> None:
-    command = f"{shlex.quote(sys.executable)} -m bnrepro {' '.join(map(shlex.quote, TINY))} | {reader}"
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stderr == ""

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bnrepro.interrupts import STOPPING, Stopped, end_interrupted, stop_on_signals
+from bnrepro.interrupts import STOPPING, Stopped, end_interrupted, hold_signals, stop_on_signals
 
 
 @pytest.fixture(params=STOPPING)
@@ -40,6 +43,40 @@ def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
     with stop_on_signals():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_a_signal_waits_until_what_holds_it_has_ended(number: int) -> None:
+    """For a process that is started meanwhile it is blocked, until that leaves it to this one."""
+    told: list[str] = []
+
+    def run() -> None:
+        with stop_on_signals(), hold_signals():
+            os.kill(os.getpid(), number)
+            command = [sys.executable, "-c", CHILD, str(number)]
+            told.extend(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with pytest.raises(Stopped) as stopped:
+        run()
+    assert stopped.value.number == number
+    assert told == ["True", "False", str(number != signal.SIGTERM)]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+CHILD = """
+import signal, sys
+from bnrepro.interrupts import ignore_interrupts
+
+number = int(sys.argv[1])
+print(number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+ignore_interrupts()
+print(number in signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(number) == signal.SIG_IGN)
+"""
+
+
+def test_another_thread_than_the_main_one_holds_no_signals() -> None:
+    with ThreadPoolExecutor(1) as pool, hold_signals():
+        pool.submit(lambda: hold_signals().__enter__()).result()
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (Stopped(signal.SIGTERM), 143)])

@@ -1,5 +1,6 @@
 """The command line as a whole: what Hydra offers, several jobs, and true processes."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ def test_multirun_trains_each_into_the_same_store(call: Callable[..., Ended], he
     ended = call("--multirun", *TINY, "optimizer.lr=0.1,0.2", "model.norm=none,batch")
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.count("found finished") == 1
+    assert [line for line in ended.out.splitlines() if line.startswith("== ")] == [
+        f"== job {i}: optimizer.lr={lr} model.norm={norm} =="
+        for i, (lr, norm) in enumerate(itertools.product(["0.1", "0.2"], ["none", "batch"]))
+    ]
     assert len(trained) == 4
     assert len(bnrepro.load("single").runs) == 4
     assert set(files(here)) == {"results/single/runs.sqlite", "results/single/multirun.yaml"}
@@ -31,6 +36,8 @@ def test_multirun_goes_on_after_a_run_that_fails(call: Callable[..., Ended], min
 def test_multirun_over_sweeps_runs_them_all(call: Callable[..., Ended], here: Path) -> None:
     ended = call("--multirun", "+sweep=learning_rates,covariate_shift", *SMALL)
     assert (ended.status, ended.out.count(": 4 runs, 0 found finished")) == (0, 2)
+    for number, name in enumerate(["learning_rates", "covariate_shift"]):
+        assert f"== job {number}: sweep={name} ==\n{name}: 4 runs, 0 found" in ended.out
     assert len(bnrepro.load("covariate_shift").runs) == len(bnrepro.load("learning_rates").runs) == 4
 
 

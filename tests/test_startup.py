@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,16 +53,65 @@ def test_bash_completes(command: str, tmp_path: Path) -> None:
 def test_import_paths_begin_at_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.StringIO())
     for _ in range(2):
-        begin()
+        with begin():
+            pass
     assert sys.path[0] == str(tmp_path)
     assert sys.path.count(str(tmp_path)) == 1
 
 
-def test_no_character_stops_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "cp949", "latin-1", "gbk"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_no_character_stops_what_is_printed(name: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a console of Windows; true streams are below."""
     monkeypatch.setattr(sys, "path", sys.path[:])
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
-    begin()
-    print("m/(m−1), 여기", flush=True)
-    assert written.getvalue().split() == [rb"m/(m\u22121),", rb"\uc5ec\uae30"]
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with begin():
+        stream = getattr(sys, name)
+        print("90–95, ‖G‖, m/(m−1)…", "\udcff", file=stream, flush=True)
+    told = stream.buffer.getvalue().decode(encoding)
+    assert re.search(r"^90.95, [^\\]*G[^\\]*, m/\(m.1\)(…|\.\.\.) \\udcff\n$", told), told
+    if encoding == "ascii":
+        assert told == "90-95, ||G||, m/(m-1)... \\udcff\n"
+
+
+FULL = "bnrepro: stdout: can't be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "err"),
+    [
+        ("exec >/dev/full; {}", 1, FULL),
+        ("exec >/dev/full 2>/dev/full; {}", 1, ""),
+        ("exec >&-; {}", 0, ""),
+        ("exec >&- 2>&-; {}", 0, ""),
+        ("set -o pipefail; {} | true", 1, ""),
+        ("set -o pipefail; {} | head -n 1", 1, ""),
+        ("set -o pipefail; {} 2>&1 | true", 1, ""),
+        ("export PYTHONUNBUFFERED=1; exec >/dev/full; {}", 1, FULL),
+        ("export LANG=C PYTHONUTF8=0 PYTHONIOENCODING=ascii; {}", 0, ""),
+        ("export PYTHONIOENCODING=cp932; {}", 0, ""),
+    ],
+)
+def test_output_that_fails_stops_no_work(shell: str, status: int, err: str, tmp_path: Path) -> None:
+    """More is printed than a pipe holds, in characters that few encodings have, and then a file is written."""
+    (tmp_path / "work.py").write_text(WORK, "utf-8")
+    command = shell.format(shlex.join([sys.executable, "-W", "error", "work.py"]))
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (status, err)
+    assert (tmp_path / "written").read_text() == "whole"
+
+
+WORK = """
+from pathlib import Path
+from bnrepro.startup import begin
+
+with begin():
+    for _ in range(3):
+        print("여기 – ", "x" * 100_000, flush=True)
+    with Path("written").open("x") as file:
+        file.write("whole")
+"""

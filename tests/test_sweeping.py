@@ -8,6 +8,7 @@ import time
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -703,9 +704,27 @@ def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], mon
     progress = Progress(2)
     progress(ended("done"))
     progress(ended("done"))
+    progress.close()
     err = capsys.readouterr().err
     assert re.search(r"100%.*2/2", err)
     assert " runs, " not in err
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_what_follows_a_bar_in_a_terminal_begins_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """There is no bar of nothing; and where an error ends training, the bar is at its end before that is printed."""
+    runs = expand(settings(), {"seed": [0, 1]})
+    monkeypatch.setattr("bnrepro.sweeping.sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(sweeping, "load_data", lambda runs: 1 / 0)
+    store = Store(tmp_path, create=True)
+    if not left:
+        store.add([RunResult(run) for run in runs])
+    with suppress(ZeroDivisionError):
+        run_all(runs, store, HERE, Progress(left))
+    err = capsys.readouterr().err
+    assert ("0/2" in err, err.endswith("\n")) == (True, True) if left else err == ""
 
 
 def test_progress_is_a_bar_in_a_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -717,6 +736,7 @@ def test_progress_is_a_bar_in_a_notebook(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr("bnrepro.sweeping.auto.tqdm", Notebook)
     progress = Progress(1)
     progress(ended("done"))
+    progress.close()
     err = capsys.readouterr().err
     assert re.search(r"100%.*1/1", err)
     assert " runs, " not in err

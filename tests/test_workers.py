@@ -1,6 +1,7 @@
 """What becomes of a task in each kind of workers; test_faults.py and test_dask.py do worse to true sweeps."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import threadpoolctl
-from calls import but
+from calls import Ended, but, in_a_process
 from runs import a_run, write_idx
 from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
+from sweeps import interrupt as interrupt_all
 
 from bnrepro import workers
 from bnrepro.config import Inline, Local, RunConfig
@@ -130,6 +132,39 @@ def test_inline_is_this_process_with_one_blas_thread_while_it_trains(data: Data)
 def test_ctrl_c_comes_through_inline(data: Data) -> None:
     with workers.start(Inline(group_size=None), data) as started, pytest.raises(KeyboardInterrupt):
         started.submit(interrupt, [a_run()])
+
+
+SLOW_TO_START = """
+import pathlib, sys, time
+if "loky.backend.popen_loky_posix" in sys.orig_argv:
+    pathlib.Path(STARTING).touch()
+    time.sleep(1)
+"""
+
+
+def test_ctrl_c_while_workers_start_leaves_our_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starting = tmp_path / "starting"
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_START.replace("STARTING", repr(str(starting))))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with a_sweep(tmp_path / "here", TWELVE) as sweep:
+        eventually(starting.exists)
+        interrupt_all(sweep, signal.SIGINT)
+        status, out, err = sweep.end()
+    assert (status, out.count("\n")) == (130, 1)
+    assert re.fullmatch(r"\nbnrepro: interrupted; 0 of 12 runs are stored; to go on: .*\n", err), err
+
+
+LEAVING = """
+from loky.backend import resource_tracker
+from bnrepro import workers
+
+workers._start_trackers()
+resource_tracker.register("/nothing-of-this-name", "semlock")
+"""
+
+
+def test_what_is_cleaned_up_after_the_end_is_cleaned_up_silently(tmp_path: Path) -> None:
+    assert in_a_process(["-c", LEAVING], tmp_path) == Ended(0, "", "")
 
 
 # Systems that have less
