@@ -5,6 +5,7 @@ Nothing here knows what the settings mean.
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from . import places
 from .errors import InputError
-from .narrowing import AROUND, Given, Keys, find, leaves, narrow
+from .narrowing import AROUND, MOST_RUNS, Given, Keys, find, leaves, narrow
 from .startup import VERSION_BASE
 
 MAIN_JOB = "learning_rates"
@@ -41,6 +43,8 @@ MEANT = {
 }
 """The default value of each short command, and the overrides that it stands for."""
 
+OPEN = ("sweep.grid.", "model.norm_options.", "model.norm_options=")
+"""The beginnings of overrides that may add keys without Hydra's ``+``."""
 
 REFERENCE = "reference/"
 """What stands before the name of a sweep of which the reference data are meant."""
@@ -49,7 +53,7 @@ REFERENCE = "reference/"
 def complete(overrides: Sequence[str]) -> list[str]:
     """Write overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
 
-    Bare, they get a default value; with one, they need no ``+``. Nor does a key of the grid that is new there.
+    Bare, they get a default value; with one, they need no ``+``. Nor does a key that is new where any may be.
     """
     completed = []
     for override in overrides:
@@ -60,7 +64,7 @@ def complete(overrides: Sequence[str]) -> list[str]:
                 value, meant = value.removeprefix(REFERENCE), ["sweep={}", "sweep.show=reference"]
             completed += [each.format(value if equals else default) for each in meant]
         else:
-            completed.append(f"++{override}" if override.startswith("sweep.grid.") else override)
+            completed.append(f"++{override}" if override.startswith(OPEN) else override)
     return completed
 
 
@@ -98,7 +102,8 @@ def typed(overrides: Sequence[str]) -> list[str]:
             (gathered,) = _parsed([override])
             found += cast(list[str], gathered.value())
         else:
-            found.append(override.removeprefix("++") if override.startswith("++sweep.grid.") else override)
+            bare = override.removeprefix("++")
+            found.append(bare if bare.startswith(OPEN) else override)
     return found
 
 
@@ -225,11 +230,13 @@ def _given_lists(lists: Sequence[str], others: Sequence[str], given: Sequence[Gi
 def _listed(override: Override) -> list[str]:
     """Return the values of a list, each as it stands in an override of one."""
     try:
-        values = [*override.sweep_string_iterator()]
+        values = [*itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
     except (HydraException, ValueError) as error:
         raise InputError(f"{_text(override)}: must be a finite list of values ({error})") from error
     if not values:
         raise InputError(f"{_text(override)}: must list at least one value")
+    if len(values) > MOST_RUNS:
+        raise InputError(f"{_text(override)}: must list at most {MOST_RUNS} values")
     return values
 
 
@@ -307,13 +314,45 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
         return f"{error.override}: must be KEY=VALUE, or \"KEY='VALUE'\" with special characters ({error.message})"
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-        known = ", ".join(map(str, cause.parent_node))
-        return f"{_giving(str(cause.full_key), overrides)}: no such key; known are {known}"
+        known, given = ", ".join(map(str, cause.parent_node)) or "none", _giving(str(cause.full_key), overrides)
+        own = f"; +{given} if it is a field of a class of your own" if "name" in cause.parent_node else ""
+        return f"{given}: no such key; known are {known}{own}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"{error} ({cause})" if isinstance(cause, OmegaConfBaseException) else str(error)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}: line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, YAMLError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError) and (file := _file_being_read(error)):
+        return f"{file}: must be UTF-8 ({error})"
     if isinstance(error, ValueError) and _is_raised_by_hydra(error):
-        return _no_option(overrides) or f"{' '.join(overrides)}: can't be composed ({error})"
+        return _no_option(overrides) or _not_composed(overrides, error)
     return None
+
+
+def _file_being_read(error: Exception) -> str | None:
+    """Return the file of options that Hydra was reading as the error was raised, which does not name it."""
+    frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((str(known["full_path"]) for known in frames if "full_path" in known), None)
+
+
+def _not_composed(overrides: Sequence[str], error: Exception) -> str:
+    """Say which of the overrides can't be composed with those before it."""
+    with _hydra_on_conf():
+        composed = _plain(hydra.compose("config"))
+        for i, text in enumerate(overrides):
+            try:
+                composed = _plain(hydra.compose("config", gather_lists(complete(overrides[: i + 1]))))
+            except Exception as found:
+                if str(found) != str(error):  # such as of what is for Hydra's command line alone
+                    break
+                for path in map(_path, _parsed([text])):
+                    for depth in range(1, len(path)):
+                        if isinstance(find(composed, path[:depth]), list):
+                            whole = ".".join(path[:depth])
+                            return f"{text}: {whole} is a list, which is given as a whole: {whole}=[VALUE,…]"
+                return f"{text}: can't be composed ({error})"
+    return f"{' '.join(overrides)}: can't be composed ({error})"
 
 
 def _giving(key: str, overrides: Sequence[str]) -> str:
@@ -338,7 +377,7 @@ def _parsed(overrides: Sequence[str]) -> Iterator[Override]:
     for override in overrides:
         try:
             yield from parser.parse_overrides([override])
-        except OverrideParseException:
+        except (OverrideParseException, ValueError):  # the latter of more digits than Python reads
             continue
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -50,9 +51,26 @@ def validated_value(kind: Any, value: object, key: str) -> Any:
         InputError: naming the key, its value and what is allowed.
     """
     try:
-        return _adapter(kind).validate_python(value)
+        found = _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise InputError(_explained(error.errors()[0], key)) from error
+    for where, integer in _integers(found, key):
+        if not -(2**63) <= integer < 2**63:
+            raise InputError(f"{where}={integer}: must fit in 64 bits, which is what SQLite can hold")
+    return found
+
+
+def _integers(value: Any, key: str) -> Iterator[tuple[str, int]]:
+    """Yield the integers among settings, each with its dotted key."""
+    if is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, list):
+        value = {str(i): each for i, each in enumerate(value)}
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _integers(inner, _join(key, str(name)))
+    elif isinstance(value, int):
+        yield key, value
 
 
 ALLOWED: Mapping[str, str] = {
@@ -451,6 +469,8 @@ def _compute(options: object) -> Compute:
 
 
 def _folder(path: str) -> Path:
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise InputError(f"results_dir={path}: must be a folder, not an address")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~user without a home

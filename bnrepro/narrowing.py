@@ -22,6 +22,9 @@ AROUND = ("compute", "results_dir", "sweep", "figures", "verify", "benchmark")
 ABSENT = object()
 """The value of a setting that is not there."""
 
+MOST_RUNS = 1_000_000
+"""The runs that a sweep may have, and the values that a list may: more than are ever trained, few enough to hold."""
+
 MOST_SHOWN = 4
 LONGEST = 60
 """Values of an axis that are shown at most, and the characters that they may take; else their number is."""

@@ -145,7 +145,7 @@ class Training(Schedule):
 
     steps: Annotated[Count, Setting(column="steps")]
     batch_size: Count
-    measurements: Count
+    measurements: Annotated[Count, Field(le=1_000_000)]  # whose rows are in memory until a group has ended
     probe_examples: Annotated[int, Field(gt=1, strict=True)]
     eval_examples: Count
     dtype: Literal["float32", "float64"]

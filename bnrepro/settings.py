@@ -87,12 +87,16 @@ class Table(Generic[T]):
             return self.entries[name]
         module, _, attribute = str(name).rpartition(".")
         try:
-            found: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, TypeError):
+            imported = _imported(module)
+        except (Exception, SystemExit) as error:  # whatever a module does as it is imported
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{key}={name}: can't be imported ({told})") from error
+        if imported is None or not hasattr(imported, attribute):
             raise InputError(
                 f"{key}={to_override(name)}: must be one of {', '.join(self.entries)}, "
                 "or an import path like package.module.Class"
-            ) from None
+            )
+        found: T = getattr(imported, attribute)
         if not self._fits(found):
             raise InputError(f"{key}={name}: must be {self._kind()}")
         return found
@@ -113,6 +117,18 @@ class Table(Generic[T]):
         if self.has_settings:
             return f"a dataclass derived from {_path(self.base)}, whose fields are the settings"
         return f"a class derived from {_path(self.base)}"
+
+
+def _imported(module: str) -> object:
+    """Import a module, or return None if there is none of that name."""
+    if not all(module.split(".")):
+        return None
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return None
+        raise
 
 
 def _path(cls: type) -> str:

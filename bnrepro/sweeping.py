@@ -24,6 +24,7 @@ from . import workers
 from .config import RUN_KEYS, Compute, Dask, RunConfig, check_run_keys, parse_part
 from .data import Dataset, Source
 from .errors import InputError
+from .narrowing import MOST_RUNS
 from .provenance import environment
 from .recipe import Model, train_runs
 from .settings import Choice, flatten, to_override
@@ -50,13 +51,16 @@ def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig
     """Return the runs of nested grids around the settings ``base``: every combination once, the first key slowest.
 
     Raises:
-        InputError: if a grid is empty, or a value in it is not allowed.
+        InputError: if a grid is empty or too large, or a value in it is not allowed.
     """
     runs = {}
     for grid in grids:
         axes = list(_axes(grid, ()))
         if not axes:
             raise InputError("sweep.grid={}: must list values for at least one setting")
+        if (count := math.prod(len(values) for _, values in axes)) > MOST_RUNS:
+            factors = " × ".join(f"{len(values)} of {'.'.join(path)}" for path, values in axes)
+            raise InputError(f"sweep.grid: {factors} makes {count} runs: must be at most {MOST_RUNS}")
         for run in _combine(base, axes):
             runs[run.run_id] = run
     return list(runs.values())

@@ -162,9 +162,14 @@ class _Processes:
             try:
                 future = self._executors[free].submit(*work)
             except (KeyError, BrokenExecutor):  # none yet, or its process has died
-                self._executors[free] = ProcessPoolExecutor(
-                    1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
-                )
+                try:
+                    self._executors[free] = ProcessPoolExecutor(
+                        1, env=ONE_THREAD, initializer=_begin, initargs=(self._alive, self._folder)
+                    )
+                except OSError as error:  # such as a read-only /dev/shm, where semaphores are
+                    raise InputError(
+                        f"compute=local: can't start processes ({error.strerror}); compute=inline needs none"
+                    ) from error
                 future = self._executors[free].submit(*work)
         self._last[free] = _with_exit_code(future, self._executors[free])
         return self._last[free]
@@ -274,7 +279,7 @@ def _cluster(compute: Dask, data: Data) -> Iterator[Workers]:
             )
         try:
             client = stack.enter_context(distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of any type: TLS without certificates is a TypeError
             raise InputError(f"compute.scheduler={address}: can't be reached ({error})") from error
         yield _Cluster(compute, client, data)
 

@@ -12,12 +12,12 @@ from runs import TINY, a_run, settings
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.composition import compose
-from bnrepro.config import RUN_KEYS, Inline, Local, RunConfig, Settings, validated
+from bnrepro.config import RUN_KEYS, Inline, Local, RunConfig, Settings, declared_settings, validated
 from bnrepro.datasets import PUBLISHED
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
 from bnrepro.provenance import code_digest
-from bnrepro.recipe import Init
+from bnrepro.recipe import Count, Init
 from bnrepro.settings import to_override
 
 BATCH = {"model.norm": "batch"}
@@ -86,6 +86,7 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("train.batch_size", 0, "must be greater than 0"),
         ("train.batch_size", -1, "must be greater than 0"),
         ("train.measurements", 0, "must be greater than 0"),
+        ("train.measurements", 10**6 + 1, "must be less than or equal to 1000000"),
         ("train.probe_examples", 1, "must be greater than 1"),
         ("train.eval_examples", 0, "must be greater than 0"),
         ("train.dtype", "float16", "must be 'float32' or 'float64'"),
@@ -102,6 +103,24 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, value: 
     with pytest.raises(InputError) as error:
         a_run({key: value})
     assert message(error).startswith(f"{key}={to_override(value)}: {allowed}")
+
+
+INTEGERS = [found.key for found in declared_settings() if found.kind in (int, list[Count])]
+
+
+@pytest.mark.parametrize("key", INTEGERS)
+def test_no_integer_is_larger_than_a_store_can_hold(key: str) -> None:
+    """SQLite's integers have 64 bits; found out after training, all of it would be lost."""
+    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "lr_schedule.every": "lr_schedule=step"}
+    large = 2**63 + 1
+    value = f"[8,{large}]" if key in ("model.hidden", "model.channels") else large
+    with pytest.raises(InputError) as error:
+        RunConfig.parse(Settings.parse(compose([*filter(None, [groups.get(key)]), f"{key}={value}"])).run)
+    assert re.match(rf"{key}(\.1)?={large}: must (fit in 64 bits|be less than)", message(error))
+
+
+def test_integers_of_every_part_are_known() -> None:
+    assert {"train.steps", "seed", "model.hidden", "model.channels", "model.kernel", "lr_schedule.every"} <= {*INTEGERS}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,17 @@ def refused() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}/"
 
 
+def options(content: str | bytes) -> Callable[[Path], None]:
+    """A file of options of the user's own."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "sweep").mkdir(parents=True)
+        (folder / "sweep" / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return prepare
+
+
+OWN = "--config-dir=given +sweep=mine"
 GIVEN_IDX = "dataset=mnist dataset.root=given dataset.sha256=null"
 GROUPS = "dataset, model, optimizer, lr_schedule"
 NAMES = "must be one of {}, or an import path"
@@ -86,7 +97,9 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("sweep.grid.seed=[1]", r"sweep.grid.seed=\[1\]: only with a sweep: \+sweep=NAME, of batch_size", nothing),
     ("+sweep sweep.grid.foo=[1]", f"foo=1: no such key; known are {GROUPS}, train, diagnostics, seed", nothing),
     ("+sweep +sweep.grid.foo=[1]", f"foo=1: no such key; known are {GROUPS}, train, diagnostics, seed", nothing),
-    ("model.hidden.foo=3", ".*model.hidden.foo=3: can't be composed", nothing),
+    ("model.hidden.foo=3", "model.hidden.foo=3: model.hidden is a list, which is given as a whole", nothing),
+    ("model.norm=batch model.norm_options.foo=1", "model.norm_options.foo=1: no such key; known are eps, mom", nothing),
+    ("--resolve", ".*The --resolve flag can only be used in conjunction with --cfg", nothing),
     ("~seed", "seed: missing", nothing),
     ("~train", "train.steps=5: not together with ~train", nothing),
     ("sweep.dry_run=true", "sweep=null: must be one of batch_size, covariate_shift, figure1, ", nothing),
@@ -120,7 +133,15 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("results_dir=~/here", "results_dir=~/here: must be KEY=VALUE, or \"KEY='VALUE'\" with special char", nothing),
     ("optimizer.lr=0.1,0.2", "Ambiguous value for argument 'optimizer.lr=0.1,0.2' .* add --multirun", nothing),
     ("seed=${oc.env:NO_SUCH_VARIABLE}", ".*'NO_SUCH_VARIABLE' not found.* full_key: seed", nothing),
+    # files of options
+    (OWN, ".*given/sweep/mine.yaml: line 2: found character '.t' that cannot start any", options("a: 1\n\tb: 2")),
+    (OWN, ".*given/sweep/mine.yaml: line 2: expected ',' or ']', but got ':'$", options("a: [1\nb: 2")),
+    (OWN, ".*given/sweep/mine.yaml: line 2: found duplicate key a$", options("a: 1\na: 2")),
+    (OWN, "unacceptable character #x0000.* in .*given/sweep/mine.yaml", options("a: \0")),
+    (OWN, ".*given/sweep/mine.yaml: must be UTF-8", options("a: é".encode("latin-1"))),
     # numbers
+    ("train.measurements=1000000000", "train.measurements=1000000000: must be less than or equal to 1000000", nothing),
+    (f"train.steps={10**22}", f"train.steps={10**22}: must fit in 64 bits, which is what SQLite can hold$", nothing),
     ("optimizer.lr=-1", "optimizer.lr=-1: must be greater than 0", nothing),
     ("optimizer.lr=0", "optimizer.lr=0: must be greater than 0", nothing),
     ("optimizer.lr=abc", "optimizer.lr=abc: must be a valid number", nothing),
@@ -139,6 +160,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep sweep.grid.seed=[]", r"sweep.grid.seed=\[\]: must be a list of at least one value", nothing),
     ("+sweep sweep.grid.seed=3", "sweep.grid.seed=3: must be a list of at least one value", nothing),
     ("+sweep ~sweep.grid.model ~sweep.grid.optimizer ~sweep.grid.seed", "sweep.grid={}: must list values", nothing),
+    ("+sweep seed=range(0,9999) optimizer.lr=range(1,99,0.01)", ".*9800 of optimizer.lr × 9999 of seed makes", nothing),
     ("+sweep ~sweep.grid", "sweep.grid: missing", nothing),
     # files
     (GIVEN_IDX, "dataset.root=given: no such folder; it needs the four IDX files of mnist, raw or .gz", nothing),
@@ -161,6 +183,8 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep results_dir=given/x", r"results_dir=given/x: can't be written \(Not a directory\)", a_file),
     ("--multirun results_dir=given seed=0,1", r"results_dir: can't write given/single \(Not a directory\)", a_file),
     ("results_dir=", "results_dir=: must have at least 1 character", nothing),
+    ("results_dir=https://x.y/z", "results_dir=https://x.y/z: must be a folder, not an address$", nothing),
+    ("+sweep results_dir=s3://bucket", "results_dir=s3://bucket: must be a folder, not an address$", nothing),
     ("results_dir=null", "results_dir=null: must be a valid string", nothing),
     ("results_dir=given", "given/single/runs.sqlite: not a store of bnrepro; name another results", a_foreign_store),
     ("+sweep results_dir=given", "given/learning_rates/runs.sqlite: not a store of bnrepro; ", a_foreign_store),

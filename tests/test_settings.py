@@ -1,6 +1,8 @@
 """Settings are declared once: what they are to a run, and what their names stand for."""
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -146,6 +148,37 @@ def test_a_name_of_the_wrong_kind_is_refused(table: Table[Any], name: str | None
     with pytest.raises(InputError) as error:
         table.resolve(name, "key")
     assert str(error.value).startswith(f"key={'null' if name is None else name}: must be {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import no_such_module", "can't be imported (ModuleNotFoundError: No module named 'no_such_module')"),
+        ("from json import nothing", "can't be imported (ImportError: cannot import name 'nothing' from 'json'"),
+        ("def f(:", "can't be imported (SyntaxError: invalid syntax (mine_broken.py, line 1))"),
+        ("None.attribute", "can't be imported (AttributeError: 'NoneType' object has no attribute"),
+        ("raise ValueError('two\\nlines')", "can't be imported (ValueError: two lines)"),
+        ("raise SystemExit(3)", "can't be imported (SystemExit: 3)"),
+        ("", "must be one of relu, or an import path"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+) -> None:
+    (tmp_path / "mine_broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_broken", raising=False)
+    with pytest.raises(InputError) as error:
+        Table({"relu": ReLU}).resolve("mine_broken.Swish", "key")
+    assert str(error.value).startswith(f"key=mine_broken.Swish: {told}")
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_module.Swish", "json.no_such_module.Swish", "a..b", ".a", "json.tool.", "no.__class__"]
+)
+def test_a_module_that_is_not_there_is_no_broken_one(name: str) -> None:
+    with pytest.raises(InputError, match="must be one of relu, or an import path"):
+        Table({"relu": ReLU}).resolve(name, "key")
 
 
 def test_a_name_stands_for_an_entry_or_for_what_is_at_its_import_path() -> None:
