@@ -72,7 +72,8 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         preview(runs, missing, store, settings.compute)
         return
     progress = Progress(len(missing))
-    draw = partial(presenting.show, name, runs, folder, overrides, settings.figures)
+    drawn = presenting.figure_folder(folder, runs, overrides)
+    draw = partial(presenting.show, name, runs, folder, drawn, settings.figures)
     try:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
             run_all(runs, store, settings.compute, progress, force=settings.force)
@@ -171,4 +172,5 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
     else:
         if missing:
             print(missing)
-        presenting.show(name, runs, folder, overrides, settings.figures)
+        drawn = presenting.figure_folder(folder, runs, overrides)
+        presenting.show(name, runs, folder, drawn, settings.figures)
