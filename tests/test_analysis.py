@@ -294,8 +294,8 @@ def test_no_interval_is_negative_in_width_and_every_estimate_can_be_drawn(
         "steps": analysis.steps(plain, limit),
         "speed-up": analysis.speed_up(plain, normed, limit),
         "speed-up to": analysis.speed_up_to(0.9, plain_runs, runs, pd.concat([of_plain, of_normed])),
-        "between": analysis.between(np.minimum(one, other), np.maximum(one, other)),
-        "between, open": analysis.between(np.minimum(plain, limit), np.maximum(plain, limit)),
+        "between": analysis.between(one.clip(upper=other), one.clip(lower=other)),
+        "between, open": analysis.between(plain.clip(upper=limit), plain.clip(lower=limit)),
         "jackknife": analysis.jackknife(lambda x: x["x"].mean(), [pd.DataFrame({"x": [x]}) for x in one]),
     }
     for name, each in found.items():
