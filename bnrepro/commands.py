@@ -129,9 +129,15 @@ def redraw(file: str) -> None:
     with bad_input_in_one_line(overrides):
         from .config import Settings
 
-        name = Path(file).stem
+        path = Path(file).resolve()
+        name, clone = path.stem, path.parents[1]
+        if (clone / places.PACKAGE.name / "commands.py").is_file() and clone != places.CHECKOUT:
+            raise InputError(
+                f"{file}: not of the bnrepro that is installed, {places.PACKAGE}; "
+                f"python -m pip install -e {shlex.quote(str(clone))} installs its own"
+            )
         settings = Settings.parse(compose([f"+sweep={name}", *overrides], print))
-        if places.find_experiment(name) != Path(file).resolve():
+        if places.find_experiment(name) != path:
             raise InputError(f"{file}: not found by its name; it must be in experiments/ of the current folder")
         show(settings, name, overrides, as_reference=len(overrides) < len(sys.argv[1:]))
 
