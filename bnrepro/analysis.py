@@ -248,7 +248,8 @@ def mean(values: pd.Series) -> Estimate:
 
 def geometric_mean(values: pd.Series) -> Estimate:
     """Return the geometric mean of what is positive, and the t-interval of its logarithm; NaN is left out."""
-    return mean(values.astype(float).map(np.log)).map(math.exp)
+    with np.errstate(over="ignore"):  # an end beyond what a float can hold is infinite
+        return mean(values.astype(float).map(np.log)).map(lambda x: float(np.exp(x)))
 
 
 def share(happened: pd.Series) -> Estimate:

@@ -75,7 +75,8 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         preview(runs, missing, store, settings.compute)
         return
     progress = Progress(len(missing))
-    draw = partial(presenting.show, name, runs, folder, overrides, settings.figures)
+    drawn = presenting.figure_folder(folder, runs, overrides)
+    draw = partial(presenting.show, name, runs, folder, drawn, settings.figures)
     try:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
             run_all(runs, store, settings.compute, progress, force=settings.force)
@@ -131,9 +132,15 @@ def redraw(file: str) -> None:
     with bad_input_in_one_line(overrides):
         from .config import Settings
 
-        name = Path(file).stem
+        path = Path(file).resolve()
+        name, clone = path.stem, path.parents[1]
+        if (clone / places.PACKAGE.name / "commands.py").is_file() and clone != places.CHECKOUT:
+            raise InputError(
+                f"{file}: not of the bnrepro that is installed, {places.PACKAGE}; "
+                f"python -m pip install -e {shlex.quote(str(clone))} installs its own"
+            )
         settings = Settings.parse(compose([f"+sweep={name}", *overrides], print))
-        if places.find_experiment(name) != Path(file).resolve():
+        if places.find_experiment(name) != path:
             raise InputError(f"{file}: not found by its name; it must be in experiments/ of the current folder")
         show(settings, name, overrides, as_reference=len(overrides) < len(sys.argv[1:]))
 
@@ -174,4 +181,5 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
     else:
         if missing:
             print(missing)
-        presenting.show(name, runs, folder, overrides, settings.figures)
+        drawn = presenting.figure_folder(folder, runs, overrides)
+        presenting.show(name, runs, folder, drawn, settings.figures)

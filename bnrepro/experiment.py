@@ -91,7 +91,7 @@ def import_experiment(name: str) -> Experiment | None:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except (Exception, SystemExit) as error:  # whatever the user's own statements raise
         raise InputError(f"{path}: can't be imported ({type(error).__name__}: {error})") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):

@@ -212,7 +212,8 @@ def points(ax: Axes, table: pd.DataFrame, look: dict[str, Any], along: Literal["
     across, triangles = ("x", {1: "^", -1: "v"}) if along == "y" else ("y", {1: ">", -1: "<"})
     for at, value, low, high, _, bound in table.reset_index().itertuples(index=False):
         ends = np.abs(np.array([[low], [high]]) - value)
-        where: Any = {across: at, along: value, f"{along}err": None if np.isnan(ends).all() else np.nan_to_num(ends)}
+        known = np.isfinite(ends)
+        where: Any = {across: at, along: value, f"{along}err": np.where(known, ends, 0) if known.any() else None}
         ax.errorbar(**where, **look | changes | ({"marker": triangles[bound]} if bound else {}))
 
 

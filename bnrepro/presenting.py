@@ -16,26 +16,17 @@ from typing import Any
 import pandas as pd
 
 from .analysis import Estimate, Finding, Tables, facets, judge
-from .config import Figures, RunConfig
+from .composition import compose
+from .config import Figures, RunConfig, Settings
 from .errors import InputError
 from .experiment import Experiment, import_experiment
 from .provenance import digest
-from .settings import to_override
+from .settings import flatten, to_override
 from .store import Results, Store
+from .sweeping import expand
 
 WIDTH = 100
 """The width of tables on the screen, in characters."""
-
-NOT_PART_OF_A_RUN = (
-    "results_dir",
-    "compute",
-    "dataset.root",
-    "sweep=",
-    "sweep.force",
-    "sweep.redraw",
-    "figures.",
-    "hydra",
-)
 
 MOST_DECIMALS = 6
 
@@ -85,13 +76,37 @@ def spell_table(table: pd.DataFrame) -> str:
     return str(wide.to_string(line_width=WIDTH - 2, index=bool(keys)))
 
 
-def figure_folder(sweep_folder: Path, overrides: Sequence[str]) -> Path:
-    """Return the folder of the figures of a sweep with these overrides: each variant has one, named by them."""
-    kept = sorted(o for o in (o.lstrip("+") for o in overrides) if not o.startswith(NOT_PART_OF_A_RUN))
-    name = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(kept))
-    if len(name) > 200:  # of the 255 bytes that file systems allow
-        name = f"{name[:180]}-{digest(name)}"
-    return sweep_folder / name
+def figure_folder(sweep_folder: Path, runs: Sequence[RunConfig], overrides: Sequence[str]) -> Path:
+    """Return the folder of the figures of a set of runs: that of the sweep for the sweep as it stands, else one inside.
+
+    The name of one inside is a digest of the runs, so however they are asked for, it is the same.
+
+    Args:
+        sweep_folder: folder of the store, of the name of the sweep.
+        runs: all runs that were asked for.
+        overrides: with which they were composed, those of Hydra itself among them.
+    """
+    of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra.")]
+    usual = Settings.parse(compose([f"sweep={sweep_folder.name}", *of_hydra]))
+    ids = {run.run_id for run in runs}
+    if ids == {run.run_id for run in expand(usual.run, *usual.grids)}:
+        return sweep_folder
+    return sweep_folder / digest(" ".join(sorted(ids)))[:8]
+
+
+def write_settings(runs: Sequence[RunConfig], folder: Path) -> Path:
+    """Write ``settings.json``: the values that each setting has in the runs, a setting a line."""
+    from .figures import atomic_write
+
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in flatten(run.to_dict()):
+            values.setdefault(key, {})[json.dumps(value, ensure_ascii=False)] = None
+    lines = ",\n".join(f" {json.dumps(key)}: [{', '.join(each)}]" for key, each in values.items())
+    path = folder / "settings.json"
+    with atomic_write(path) as partial:
+        partial.write_text(f"{{\n{lines}\n}}\n", "utf-8")
+    return path
 
 
 def check(name: str, runs: Sequence[RunConfig], figures: Figures) -> None:
@@ -112,7 +127,7 @@ def show(
     name: str,
     runs: Sequence[RunConfig],
     sweep_folder: Path,
-    overrides: Sequence[str],
+    folder: Path,
     figures: Figures,
     *,
     quiet: bool = False,
@@ -123,7 +138,7 @@ def show(
         name: of the sweep.
         runs: all runs of the sweep.
         sweep_folder: where they are stored.
-        overrides: with which the sweep was composed, after which the folder of figures is named.
+        folder: for what is shown, as :func:`figure_folder` returns it.
         figures: how figures are drawn.
         quiet: print nothing.
 
@@ -138,8 +153,9 @@ def show(
         raise InputError(f"{store.path}: none of the runs of {name} is stored")
     told = f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}"
     if experiment:
-        folder = figure_folder(sweep_folder, overrides)
         told = present(experiment, store.load(stored), folder, figures, expected=len(runs))
+        if folder != sweep_folder:
+            told += f"\n{_relative(write_settings(runs, folder))}"
     if not quiet:
         print(told)
 

@@ -12,7 +12,7 @@ Both are measured on the same runs, at equal learning rates::
     python experiments/covariate_shift.py                     # shows it again from the stored runs
 
 Both answers depend on the size of the probe batch, on which all is measured: the larger it is, the smaller is the shift
-with batch norm beside that without. ``+sweep.grid.train.probe_examples=[60,120,1000]`` shows by how much.
+with batch norm beside that without. ``'sweep.grid.train.probe_examples=[60,120,1000]'`` shows by how much.
 
 Tables are of means over seeds, geometric ones of ratios. A diverged run ends at an accuracy of 0 and has no measures.
 

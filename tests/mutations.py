@@ -380,7 +380,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if not isinstance(experiment, Experiment)", "if experiment is None", "test_experiment.py refused"),
     ],
     "bnrepro/presenting.py": [
-        M('    "results_dir",\n', "", "test_presenting.py each_variant"),
+        M('digest(" ".join(sorted(ids)))', 'digest(" ".join(ids))', "test_presenting.py one_set_of_runs"),
         M("if count == expected", "if count", "test_presenting.py says_so"),
         M("store.load(stored)", "store.load()", "test_presenting.py printed_and_written"),
         M("0 < each.n < most", "False", "test_presenting.py seeds_are_fewer"),

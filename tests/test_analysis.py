@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import made_up
+from matplotlib.figure import Figure
 from runs import settings
 
-from bnrepro import analysis
+from bnrepro import analysis, figures
 from bnrepro.analysis import NOTHING, Estimate
 from bnrepro.config import RunConfig
 from bnrepro.errors import InputError
@@ -251,6 +252,57 @@ def test_those_of_the_percentile_bootstrap_do_not(n: int, expected: float) -> No
         return np.percentile(means, [2.5, 97.5])
 
     assert cover(percentile_bootstrap, lambda rng: rng.normal(size=n), 0) == pytest.approx(expected, abs=0.03)
+
+
+RATES = st.floats(1e-100, 1e100) | st.sampled_from([0.1, 0.3, 1.0, 3.0, 7.0, 49 / 10])
+"""Numbers that are positive, often such as round in binary, as those of seeds that agree."""
+MEASURED = (0, 1, 2, 3, 5, 10, 20, 50, 100)
+
+
+def of_seeds(values: st.SearchStrategy[Any]) -> st.SearchStrategy[pd.Series]:
+    """Return a number for each of 1 to 8 seeds, or the same for all."""
+    apart = st.lists(values, min_size=8, max_size=8)
+    alike = values.map(lambda value: [value] * 8)
+    return (apart | alike).map(lambda each: pd.Series(each, dtype=float))
+
+
+def curves_to(level: float, steps: pd.Series, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return runs that get to a level at these steps, and their curves."""
+    runs = pd.DataFrame({"run_id": [f"{name}{seed}" for seed in steps.index], "steps": 100.0}, steps.index)
+    curves = [(f"{name}{seed}", at, level if at >= step else 0.0) for seed, step in steps.items() for at in MEASURED]
+    return runs, pd.DataFrame(curves, columns=["run_id", "step", "test_accuracy"])
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 8),
+    one=of_seeds(RATES),
+    other=of_seeds(RATES),
+    taken=st.tuples(*[of_seeds(st.sampled_from([*MEASURED[1:], inf]))] * 2),
+)
+def test_no_interval_is_negative_in_width_and_every_estimate_can_be_drawn(
+    n: int, one: pd.Series, other: pd.Series, taken: tuple[pd.Series, pd.Series]
+) -> None:
+    one, other, plain, normed = (each[:n] for each in (one, other, *taken))
+    (plain_runs, of_plain), (runs, of_normed) = curves_to(0.9, plain, "plain"), curves_to(0.9, normed, "normed")
+    limit = pd.Series(100.0, plain.index)
+    found = {
+        "mean": analysis.mean(one),
+        "geometric mean": analysis.geometric_mean(one),
+        "difference": analysis.difference(one, other),
+        "ratio": analysis.ratio(one, other),
+        "steps": analysis.steps(plain, limit),
+        "speed-up": analysis.speed_up(plain, normed, limit),
+        "speed-up to": analysis.speed_up_to(0.9, plain_runs, runs, pd.concat([of_plain, of_normed])),
+        "between": analysis.between(one.clip(upper=other), one.clip(lower=other)),
+        "between, open": analysis.between(plain.clip(upper=limit), plain.clip(lower=limit)),
+        "jackknife": analysis.jackknife(lambda x: x["x"].mean(), [pd.DataFrame({"x": [x]}) for x in one]),
+    }
+    for name, each in found.items():
+        assert not each.low > each.value, name
+        assert not each.high < each.value, name
+    ax = Figure().subplots()
+    figures.points(ax, analysis.table(found, ["of"]).reset_index(drop=True), figures.style("batch"))
 
 
 # Tables and verdicts

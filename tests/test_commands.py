@@ -101,6 +101,7 @@ def test_a_sweep_shows_progress_a_table_and_the_paths_of_its_figures(call: Calla
         *(f"{figure}.{kind}" for figure in ("accuracy", "convergence") for kind in ("png", "svg", "pdf")),
         *(f"{table}.csv" for table in ("score", "compared", "steps_to_accuracy", "rates")),
         "verdict.json",
+        "settings.json",
     ]
     assert {*paths, "results/learning_rates/runs.sqlite"} == set(files(here))
 

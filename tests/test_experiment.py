@@ -46,6 +46,10 @@ def test_an_experiment_of_ones_own_is_found_by_its_name(tmp_path: Path, monkeypa
             r"can't be imported \(ModuleNotFoundError: No module named 'nothing_of_the_kind'\)",
         ),
         ("def broken(:\n", r"can't be imported \(SyntaxError: "),
+        ("x = '\0'\n", r"can't be imported \(\w+: source code string cannot contain null bytes"),
+        ("x = 1 / 0\n", r"can't be imported \(ZeroDivisionError: division by zero\)"),
+        ("import sys\nsys.exit('no')\n", r"can't be imported \(SystemExit: no\)"),
+        ("from bnrepro.experiment import *\nEXPERIMENT = Experiment()\n", r"can't be imported \(TypeError: "),
     ],
 )
 def test_a_file_without_an_experiment_is_refused(

@@ -1,6 +1,7 @@
 """The command line as a whole: what Hydra offers, several jobs, and true processes."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from calls import BROKEN, COMMAND, SCRIPT, SMALL, TINY, Ended, assert_one_line, 
 from made_up import MINE
 
 import bnrepro
+from bnrepro.places import PACKAGE
+
+ROOT = PACKAGE.parent
 
 
 def test_multirun_trains_each_into_the_same_store(call: Callable[..., Ended], here: Path, trained: list[str]) -> None:
@@ -106,6 +110,21 @@ def test_of_two_options_or_experiments_of_one_name_none_is_taken(
 def test_a_script_elsewhere_is_not_taken_for_one_of_ours(call: Callable[..., Ended], own: Path) -> None:
     script = (own / "experiments" / "mine.py").rename(own / "experiments" / "figure1.py")
     assert_one_line(call(script=script), ".*/own/experiments/figure1.py: not found by its name; it must be in exper")
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the clone", "elsewhere"])
+def test_a_script_of_another_clone_says_which_one_is_installed(
+    call: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    clone = tmp_path / "another clone"
+    for folder in ("bnrepro", "conf", "experiments"):
+        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if inside:
+        monkeypatch.chdir(clone)
+    told = f".*/another clone/experiments/figure1.py: not of the bnrepro that is installed, {PACKAGE}; python -m pip"
+    for more in ([], ["--reference"]):
+        ended = call(*more, script=clone / "experiments" / "figure1.py")
+        assert_one_line(ended, f"{told} install -e '{clone}' installs its own$")
 
 
 # What Hydra offers

@@ -1,14 +1,16 @@
 """What is printed and written of an experiment."""
 
+import functools
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from made_up import an_outcome, made_up, write_experiment
+from made_up import an_outcome, made_up, runs_of, write_experiment
 from runs import settings
 
 from bnrepro import analysis
@@ -72,34 +74,50 @@ def test_a_table_is_no_wider_than_the_screen() -> None:
     assert sum(line.count("0.9739") for line in lines) == 9
 
 
+@functools.cache
+def folder_of(*overrides: str) -> str:
+    """The name of the folder of figures within that of the sweep; empty for the sweep's own."""
+    folder = Path("results", "learning_rates")
+    found = figure_folder(folder, runs_of("learning_rates", *overrides), ["+sweep", *overrides])
+    return str(found.relative_to(folder)) if found != folder else ""
+
+
+LRS = "[0.0016,0.0063,0.025,0.1,0.4,1.6,6.3,25]"
+
+
 @pytest.mark.parametrize(
-    ("overrides", "name"),
+    "overrides",
     [
-        ([], ""),
-        (["+sweep=learning_rates"], ""),
-        (
-            ["+sweep=x", "results_dir=here", "compute.n_jobs=1", "compute=local", "dataset.root=/a", "hydra.verbose=1"],
-            "",
-        ),
-        (["++results_dir=here", "++compute.n_jobs=1", "figures.width=3.3", "sweep.redraw=30"], ""),
-        (["train.steps=5", "+sweep=x"], "train.steps=5"),
-        (["train.steps=5", "dataset=mnist"], "dataset=mnist,train.steps=5"),
-        (["dataset=mnist", "train.steps=5"], "dataset=mnist,train.steps=5"),
-        (["+sweep=x", "sweep.grid.seed=[0,1]"], "sweep.grid.seed=[0,1]"),
-        (["+sweep=x", "+sweep.grid.train.steps=[5]"], "sweep.grid.train.steps=[5]"),
-        (["++train.steps=5"], "train.steps=5"),
-        (["model.activation=a/../b c"], "model.activation=a_.._b_c"),
-        (["optimizer.lr=1e-3"], "optimizer.lr=1e-3"),
+        [],
+        ["results_dir=here", "compute.n_jobs=1", "compute=local", "hydra.verbose=1"],
+        ["++results_dir=here", "++compute.n_jobs=1", "figures.width=3.3", "sweep.redraw=30"],
+        ["train.steps=3000"],
+        ["seed=0,2,1"],
+        [f"sweep.grid.optimizer.lr={LRS}"],
     ],
 )
-def test_each_variant_of_a_sweep_has_a_folder_of_figures(tmp_path: Path, overrides: list[str], name: str) -> None:
-    assert figure_folder(tmp_path, overrides) == tmp_path / name
+def test_the_sweep_as_it_stands_has_its_own_folder_however_it_is_spelled(overrides: list[str]) -> None:
+    assert folder_of(*overrides) == ""
 
 
-def test_a_folder_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
-    long = [f"sweep.grid.seed={list(range(count))}" for count in (500, 501)]
-    for override in long:
-        figure_folder(tmp_path, [override]).mkdir()  # one each, or the figures of one would replace the other's
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [["train.steps=5"], ["++train.steps=5"], ["sweep.grid.train.steps=[5]"], ["train.steps=5", "sweep.redraw=30"]],
+        [["optimizer.lr=0.1"], ["optimizer.lr=1e-1"], ["sweep.grid.optimizer.lr=[1.0e-1,.1]"]],
+        [["seed=0,1", "train.steps=6"], ["train.steps=6", "seed=range(0,2)"], ["train.steps=6", "seed=1,0"]],
+        [[f"sweep.grid.seed={[*range(70)]}".replace(" ", "")], ["seed=range(0,70)"]],
+        [["dataset=mnist"], ["dataset=mnist", "dataset.root=/a"]],
+    ],
+)
+def test_one_set_of_runs_has_one_folder_of_a_short_name_whatever_was_typed(spellings: list[list[str]]) -> None:
+    (name,) = {folder_of(*overrides) for overrides in spellings}
+    assert re.fullmatch("[0-9a-f]{8}", name)
+
+
+def test_each_variant_of_a_sweep_has_a_folder_of_figures() -> None:
+    variants = ["train.steps=5", "train.steps=6", "optimizer.lr=0.1", "seed=range(0,70)", "seed=range(0,71)"]
+    assert len({folder_of(each) for each in [*variants, "train.dtype=float64"]}) == 6
 
 
 @pytest.fixture
@@ -123,7 +141,8 @@ def test_what_is_shown_is_printed_and_written(
     folder = tmp_path / "results" / "mine"
     Store(folder, create=True).add(map(an_outcome, runs + others))
     every = Figures(width=None, style=None, formats=["png", "svg", "pdf"])
-    show("mine", runs, folder, ["+sweep=mine", "train.steps=20"], every)
+    drawn = folder / "0123abcd"
+    show("mine", runs, folder, drawn, every)
     lines = capsys.readouterr().out.splitlines()
     files = [
         *(f"mine.{kind}" for kind in every.formats),
@@ -131,9 +150,9 @@ def test_what_is_shown_is_printed_and_written(
         "drawn/final.csv.xz",
         "drawn/diverged.csv.xz",
         "verdict.json",
+        "settings.json",
     ]
-    drawn = folder / "train.steps=20"
-    assert lines[-7:] == [os.path.relpath(drawn / file) for file in files]
+    assert lines[-8:] == [os.path.relpath(drawn / file) for file in files]
     assert {str(path.relative_to(drawn)) for path in drawn.rglob("*.*")} == set(files)
     assert lines[0] == "score:"
     assert lines[6:10] == [
@@ -146,6 +165,8 @@ def test_what_is_shown_is_printed_and_written(
     table = pd.read_csv(drawn / "score.csv", index_col=["lr", "quantity"])
     assert [*table] == [*Estimate._fields]
     assert table.index.tolist() == [(0.1, "accuracy"), (0.2, "accuracy")]  # not the others
+    of_runs = json.loads((drawn / "settings.json").read_text("utf-8"))
+    assert (of_runs["optimizer.lr"], of_runs["seed"], of_runs["model.hidden"]) == ([0.1, 0.2], [0, 1], [[8]])
     said = json.loads((drawn / "verdict.json").read_text("utf-8"))
     assert (said["claim"], said["runs"], said["of"]) == ("It learns (Section 0).", 4, 4)
     (verdict,) = said["verdicts"]
@@ -191,9 +212,9 @@ def test_a_sweep_without_an_experiment_says_where_its_runs_are(
     (run,) = expand(settings(), {"seed": [0]})
     store = Store(tmp_path, create=True)
     with pytest.raises(InputError, match=r"none of the runs of nothing is stored$"):
-        show("nothing", [run], tmp_path, [], PNG)
+        show("nothing", [run], tmp_path, tmp_path, PNG)
     store.add([an_outcome(run)])
-    show("nothing", [run], tmp_path, [], PNG)
+    show("nothing", [run], tmp_path, tmp_path, PNG)
     assert capsys.readouterr().out == (
         f"no experiments/nothing.py, so no table and no figure; the runs are in {tmp_path}\n"
     )

@@ -1,6 +1,7 @@
 """Docstrings can be read where they stand, and the page about the package says what the code says."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -146,3 +147,44 @@ def test_the_page_has_every_room() -> None:
     }
     table = page().partition("## Rooms")[2].partition("## ")[0]
     assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == rooms
+
+
+# Commands
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/*.md"), *ROOT.glob("experiments/*.py"), *ROOT.glob("conf/**/*.yaml")]
+QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\s#.*""")
+
+
+def commands(text: str) -> Iterator[str]:
+    """Yield what a reader may paste into a shell: lines of its blocks, and overrides and commands within sentences."""
+    text = re.sub(r"```(\w*)\n(.*?)```", lambda block: block[0] if block[1] == "sh" else "", text, flags=re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        yield from block.splitlines()
+    for span in re.findall(r"`+([^`\n]+)`+", text):
+        if re.match(r"(python |pip |bnrepro |dask )|'?[+~]{0,2}[a-z_.]+(\.KEY)?=", span):
+            yield span
+
+
+def unquoted(command: str) -> list[str]:
+    """Return the words of a command that zsh or fish takes for patterns, or Bash for something else than text."""
+    return [word for word in QUOTED.sub("", command).split() if re.search(r"[\[\](){}*?<>;]", word)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_can_be_pasted_into_any_shell(path: Path) -> None:
+    written = path.read_text(encoding="utf-8")
+    assert {command: bad for command in commands(written) if (bad := unquoted(command))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("```sh\npython -m bnrepro +sweep optimizer.lr=[0.1,1]  # [a comment]\n```", ["optimizer.lr=[0.1,1]"]),
+        ("gives `seed=range(0,10)` and `f(x)`", ["seed=range(0,10)"]),
+        ("gives `'seed=range(0,10)'` and `optimizer.lr=0.1,1`", []),
+        ("```python\ncall(a=[1])\n```", []),
+        ("``+sweep.grid.x=[60]`` shows", ["+sweep.grid.x=[60]"]),
+    ],
+)
+def test_a_command_that_can_not_is_found(text: str, bad: list[str]) -> None:
+    assert [word for command in commands(text) for word in unquoted(command)] == bad
