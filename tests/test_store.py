@@ -478,7 +478,7 @@ from runs import a_run
 from bnrepro.store import RunResult, Store
 
 results = [RunResult(a_run({"seed": seed})) for seed in range(8)]
-for attempt in range(10):  # it takes a few to see a race
+for attempt in range(3):  # it takes a few to see a race
     (waiting, go), children = os.pipe(), []
     for result in results:
         child = os.fork()
