@@ -6,6 +6,7 @@ import importlib
 import logging
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,12 +18,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from bnrepro.composition import compose
+from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.datasets import DATASETS, IDX, IDX_FILES, PUBLISHED, Digits
 from bnrepro.errors import InputError
 from bnrepro.settings import Choice
+from bnrepro.sweeping import train_group
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = IDX_FILES
@@ -295,6 +301,67 @@ def test_wrong_number_of_digests(folder: Path, key: str) -> None:
     """Neither list may silently leave files unchecked."""
     message = error_of(a_set(folder, **{key: digests(GOOD)[:3]}).load)
     assert message == f"dataset.{key}: 3 digests; it takes null or one for each of 4 files"
+
+
+@given(st.sampled_from(IDX_FILES), st.booleans(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_damage_is_read_or_one_line_and_left_as_it_is(file: str, gz: bool, data: st.DataObject) -> None:
+    """Bytes overwritten or put in, most of them in the header, and a cut; before they are compressed or after."""
+    damaged = bytearray(GOOD_GZ[file] if gz else GOOD[file])
+    places = st.one_of(st.integers(0, 16), st.integers(0, len(damaged)))
+    for start, kept, written in data.draw(
+        st.lists(st.tuples(places, st.booleans(), st.binary(max_size=9)), max_size=5), "edits"
+    ):
+        damaged[start : start + len(written) * (not kept)] = written
+    damaged = damaged[: data.draw(st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))), "size")]
+    content = bytes(damaged) if gz or data.draw(st.booleans(), "raw") else gzip.compress(damaged)
+    with tempfile.TemporaryDirectory() as root:
+        write(Path(root), {name: good for name, good in GOOD.items() if name != file})
+        path = Path(root) / (file if content == damaged and not gz else f"{file}.gz")
+        path.write_bytes(content)
+        before = {found.name: found.read_bytes() for found in Path(root).iterdir()}
+        try:
+            read = a_set(root).pinned().load()
+            assert len(read.train_images) == len(read.train_labels)
+        except InputError as error:
+            refused = str(error)
+        else:
+            refused = ""
+        assert re.fullmatch(rf"(dataset\.root={root}: .*; it needs the four IDX files of tiny, raw or \.gz)?", refused)
+        assert {found.name: found.read_bytes() for found in Path(root).iterdir()} == before
+
+
+ODD = {
+    "one class": {TRAIN_LABELS: idx(np.full(60, 7)), TEST_LABELS: idx(np.full(20, 7))},
+    "all black": {TRAIN_IMAGES: idx(np.zeros((60, 6, 5))), TEST_IMAGES: idx(np.zeros((20, 6, 5)))},
+    "one pixel": {TRAIN_IMAGES: idx(np.full((60, 1, 1), 9)), TEST_IMAGES: idx(np.full((20, 1, 1), 3))},
+    "one row": {TRAIN_IMAGES: idx(np.full((60, 1, 9), 9)), TEST_IMAGES: idx(np.full((20, 1, 9), 3))},
+    "one test image": {TEST_IMAGES: idx(np.full((1, 6, 5), 9)), TEST_LABELS: idx(np.zeros(1))},
+}
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        (kind, model)
+        for kind in ODD
+        for model in ("mlp", "cnn")
+        if model == "mlp" or kind not in ("one pixel", "one row")
+    ],
+)
+def test_odd_images_are_trained_on(folder: Path, kind: str, norm: str, model: str) -> None:
+    """Whatever can be learned from them; those of one row or pixel are too small for the CNN's pooling."""
+    write(folder, ODD[kind])
+    tiny = ["model.channels=[2]" if model == "cnn" else "model.hidden=[4]", "train.steps=20", "train.measurements=2"]
+    place = [f"dataset.root='{folder}'", "dataset.sha256=null"]
+    composed = compose(["dataset=mnist", *place, f"model={model}", f"model.norm={norm}", *tiny])
+    run = RunConfig.parse({key: value for key, value in composed.items() if key in RUN_KEYS})
+    (result,) = train_group([run], run.dataset.value.load())
+    assert (result.status, result.error) == ("done", None)
+    assert np.isfinite(result.curves[-1]["train_loss"])
+    if kind == "one class":
+        assert result.test_accuracy == 1
 
 
 # Downloads, from a server on this machine

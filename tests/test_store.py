@@ -471,6 +471,35 @@ def begin_and_add(folder: Path, i: int) -> None:
     Store(folder, create=True).add([a_result(i + 1)])
 
 
+BEGUN = """
+import os, sys
+from pathlib import Path
+from runs import a_run
+from bnrepro.store import RunResult, Store
+
+results = [RunResult(a_run({"seed": seed})) for seed in range(8)]
+for attempt in range(3):  # it takes a few to see a race
+    (waiting, go), children = os.pipe(), []
+    for result in results:
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(waiting, 1)  # until every end of the pipe is closed
+            Store(Path(sys.argv[1], str(attempt)), create=True).add([result])
+            os._exit(0)
+        children.append(child)
+    os.close(go)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+"""
+
+
+def test_a_store_begun_by_eight_processes_at_once_is_begun_once(tmp_path: Path) -> None:
+    done = in_a_process(BEGUN, tmp_path / "new")
+    assert (done.returncode, done.stderr) == (0, "")
+    for folder in (tmp_path / "new").iterdir():
+        assert sorted(Store(folder).load().runs["seed"]) == list(range(8))
+
+
 def test_a_run_added_many_times_at_once_is_stored_once(store: Store) -> None:
     assert in_threads(4, lambda i: store.add([a_result(seconds=float(i))])) == [None] * 4
     results = store.load()
