@@ -264,6 +264,7 @@ class _Driver:
             if self.in_training:
                 for future in wait(self.in_training, POLL, FIRST_COMPLETED).done:
                     self._end(future)
+                self.progress.tick()
             elif self.suspects:
                 self._claim_and_train([self.suspects.popleft()])
             elif self.elsewhere:
@@ -372,6 +373,10 @@ class Progress:
         """Count so many runs that another process has trained."""
         self.total -= count
         self._bar.total = self.total
+
+    def tick(self) -> None:
+        """Let the bar show the time, since the first group may take long."""
+        self._bar.refresh()
 
     def close(self) -> None:
         """End the bar, so that what is printed next begins a line."""

@@ -1,7 +1,10 @@
 """The command line as a whole: what Hydra offers, several jobs, and true processes."""
 
 import itertools
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,3 +194,24 @@ def test_true_processes(tmp_path: Path) -> None:
     elsewhere = in_a_process([str(SCRIPT), *overrides, "results_dir=elsewhere"], tmp_path)
     assert (elsewhere.status, elsewhere.err.count("\n"), elsewhere.out) == (1, 1, "")
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"results", "mine.py"}
+
+
+@pytest.mark.parametrize(
+    ("shell", "status"),
+    [
+        ("exec >/dev/full; {}", 1),
+        ("exec >&-; {}", 0),
+        ("set -o pipefail; {} | head -n 1", 1),
+        ("set -o pipefail; {} 2>&1 | true", 1),
+        ("export LANG=C PYTHONUTF8=0 PYTHONIOENCODING=ascii; {}", 0),
+    ],
+)
+def test_a_sweep_is_drawn_whatever_becomes_of_its_output(tmp_path: Path, shell: str, status: int) -> None:
+    sweep = [sys.executable, "-W", "error", "-m", "bnrepro", "+sweep=covariate_shift", *SMALL, "figures.formats=[svg]"]
+    command = shell.format(shlex.join(sweep))
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    *progress, last = done.stderr.splitlines() or [""]
+    full = last == "bnrepro: stdout: can't be written (No space left on device)"
+    assert (done.returncode, full) == (status, "full" in shell)
+    assert all(" of 4 runs, " in line for line in [*progress, *([] if full or not last else [last])])
+    assert {path.suffix for path in tmp_path.rglob("*.*")} >= {".sqlite", ".svg", ".csv", ".json"}

@@ -702,6 +702,9 @@ def test_progress_is_plain_lines_without_a_terminal(
 def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnrepro.sweeping.sys.stderr.isatty", lambda: True)
     progress = Progress(2)
+    monkeypatch.setattr(progress._bar, "start_t", progress._bar.start_t - 41)
+    progress.tick()
+    assert re.search(r" 0/2 \[00:41", capsys.readouterr().err)
     progress(ended("done"))
     progress(ended("done"))
     progress.close()
