@@ -10,6 +10,7 @@ the last gives the logits.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from .errors import InputError
 from .layers import Array, Arrays, Dense, softmax_cross_entropy
 from .network import Network, copy_tree
-from .optim import Optimizer, Params
+from .optim import Optimizer, Params, State
 
 PERCENTILES = (15, 50, 85)
 """The percentiles that the paper's Figure 1(b, c) draws."""
@@ -37,7 +38,7 @@ class Snapshot:
     params: Params
     state: Params
     optimizer: Optimizer
-    optimizer_state: Params
+    optimizer_state: State
     lr: Array
     """The learning rates (R,) in force at this step."""
     x: Array
@@ -60,7 +61,7 @@ class Snapshot:
     def after_a_step(self) -> Params:
         """Return the parameters after one update by the optimiser, with the gradient of the probe batch."""
         params = copy_tree(self.params)
-        self.optimizer.update(params, self.grads, copy_tree(self.optimizer_state), self.lr, self.network.weights)
+        self.optimizer.update(params, self.grads, copy.deepcopy(self.optimizer_state), self.lr, self.network.weights)
         return params
 
 
