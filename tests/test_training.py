@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
-from bnrepro.layers import Array, Arrays, Backward, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
+from bnrepro.layers import Array, Arrays, Backward, Dense, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
 from bnrepro.network import Network, cnn, mlp, stack_runs
 from bnrepro.optim import (
     SGD,
@@ -299,6 +299,16 @@ def test_an_optimiser_counts_steps_and_nests_its_state_as_it_likes(monkeypatch: 
     assert {1, None} <= {run.diverged for run in expected}
     assert [run.bits() for run in group.train()] == [run.bits() for run in expected]
     assert group.train(1)[0].bits() == expected[1].bits()
+
+
+def test_the_default_diagnostics_measure_a_network_without_nonlinearities() -> None:
+    linear = Network({"flatten": Flatten(), "logits": Dense(3, Normal(1.0))})
+    spec = replace(DIVERGING.specification([0, 2]), networks=[linear] * 2)
+    *_, measured, finished = train(spec, DATA)
+    assert isinstance(measured, Measurement)
+    assert isinstance(finished, Finished)
+    assert measured.layers == []
+    assert np.isnan(measured.curve["gradient_ratio"]).all()
 
 
 def test_runs_that_diverge_one_after_another_are_each_reported_at_their_step() -> None:
