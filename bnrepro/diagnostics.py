@@ -10,6 +10,7 @@ the last gives the logits.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from .errors import InputError
 from .layers import Array, Arrays, Dense, softmax_cross_entropy
 from .network import Network, copy_tree
-from .optim import Optimizer, Params
+from .optim import Optimizer, Params, State
 
 PERCENTILES = (15, 50, 85)
 """The percentiles that the paper's Figure 1(b, c) draws."""
@@ -37,7 +38,7 @@ class Snapshot:
     params: Params
     state: Params
     optimizer: Optimizer
-    optimizer_state: Params
+    optimizer_state: State
     lr: Array
     """The learning rates (R,) in force at this step."""
     x: Array
@@ -60,7 +61,7 @@ class Snapshot:
     def after_a_step(self) -> Params:
         """Return the parameters after one update by the optimiser, with the gradient of the probe batch."""
         params = copy_tree(self.params)
-        self.optimizer.update(params, self.grads, copy_tree(self.optimizer_state), self.lr, self.network.weights)
+        self.optimizer.update(params, self.grads, copy.deepcopy(self.optimizer_state), self.lr, self.network.weights)
         return params
 
 
@@ -149,11 +150,11 @@ def read(name: str, diagnostic: Diagnostic, snapshot: Snapshot) -> Iterator[tupl
     if set(found) != {column.name for column in diagnostic.columns}:
         declared = ", ".join(column.name for column in diagnostic.columns)
         raise InputError(f"diagnostics={name}: gives the columns {', '.join(found)}; it declares {declared}")
-    runs, (*_, last) = len(snapshot.lr), snapshot.taps.values()
+    runs, last = len(snapshot.lr), [*snapshot.taps.values()][-1:]
     allowed: dict[Level, list[tuple[int, ...]]] = {
         "run": [(runs,)],
         "layer": [(runs, len(snapshot.taps)), (runs, len(snapshot.network.weights))],
-        "unit": [(runs, _units(last).shape[2])],
+        "unit": [(runs, _units(tap).shape[2]) for tap in last],
     }
     for column in diagnostic.columns:
         values = found[column.name]
@@ -250,9 +251,9 @@ def correct_predictions(logits: Array, labels: Array) -> Array:
     return correct
 
 
-def _per_layer(values: Iterable[Array]) -> Array:
-    """Stack the values (R,) of each layer as (R, L)."""
-    return np.stack(list(values), axis=1)
+def _per_layer(values: Iterable[Array], runs: int) -> Array:
+    """Stack the values (R,) of each layer as (R, L), where L may be 0."""
+    return np.stack(stacked, axis=-1) if (stacked := list(values)) else np.empty((runs, 0))
 
 
 def _units(tap: Array) -> Array:
@@ -267,15 +268,15 @@ def _percentile_columns(level: Level, what: str) -> Iterator[Column]:
 @measures(*_percentile_columns("layer", "what enters the nonlinearity"))
 def layer_percentiles(s: Snapshot) -> Mapping[str, Array]:
     """Measure p15, p50, p85 of what enters each nonlinearity, over units and examples together."""
-    found = np.stack([percentiles(z, PERCENTILES) for z in s.taps.values()], axis=2)
-    return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
+    found = [percentiles(z, PERCENTILES) for z in s.taps.values()]
+    return {f"p{q}": _per_layer((each[:, i] for each in found), len(s.lr)) for i, q in enumerate(PERCENTILES)}
 
 
 @measures(Column("inactive", "layer", "saturated outputs or dead units", "share"))
 def inactive(s: Snapshot) -> Mapping[str, Array]:
     """Measure the share of saturated outputs (sigmoid, tanh) or dead units (ReLU) of each nonlinearity."""
     layers = s.network.nonlinearities
-    return {"inactive": _per_layer(layers[name].inactive(z) for name, z in s.taps.items())}
+    return {"inactive": _per_layer((layers[name].inactive(z) for name, z in s.taps.items()), len(s.lr))}
 
 
 def _of_weights(s: Snapshot, layer: str, params: Params) -> list[Array]:
@@ -292,8 +293,10 @@ def gradients(s: Snapshot) -> Mapping[str, Array]:
 
     A ratio far below 1 is a vanishing gradient, one far above 1 an exploding gradient.
     """
-    norms = _per_layer(gradient_norm(_of_weights(s, s.network.weights_before(name), s.grads)) for name in s.taps)
-    return {"gradient_ratio": norms[:, 0] / norms[:, -1], "gradient_norm": norms}
+    before = map(s.network.weights_before, s.taps)
+    norms = _per_layer((gradient_norm(_of_weights(s, name, s.grads)) for name in before), len(s.lr))
+    ratio = norms[:, 0] / norms[:, -1] if s.taps else np.full(len(s.lr), np.nan)
+    return {"gradient_ratio": ratio, "gradient_norm": norms}
 
 
 @measures(*_percentile_columns("unit", "the input of the unit"))
@@ -335,7 +338,7 @@ def drift(s: Snapshot) -> Mapping[str, Array]:
         )
         count = counted.sum(axis=1)
         columns.append(tuple(np.where(counted, value, 0).sum(axis=1) / count for value in moved))
-    return {n: _per_layer(c) for n, c in zip(names, zip(*columns, strict=True), strict=True)}
+    return {n: _per_layer(c, len(s.lr)) for n, c in zip(names, zip(*columns, strict=True), strict=True)}
 
 
 @measures(
@@ -362,7 +365,7 @@ def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
             norms.append(gradient_norm([before - after]))
             cosines.append(cosine(before, after))
         mixed[name] = stepped[name]
-    return {"shift_norm": _per_layer(norms), "shift_cosine": _per_layer(cosines)}
+    return {"shift_norm": _per_layer(norms, len(s.lr)), "shift_cosine": _per_layer(cosines, len(s.lr))}
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from .layers import Array, Conv2D, Dense, Dropout, Flatten, Initializer, Layer, MaxPool2D, Nonlinearity, Shape
 from .optim import Params
 
+Tree = TypeVar("Tree", bound=Mapping[str, Any])
 NetworkBackward = Callable[[Array], Params]
 
 
@@ -108,9 +110,20 @@ def _of_type(array: Array, dtype: np.dtype) -> Array:
     return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
 
 
-def select_runs(tree: Params, runs: Array) -> Params:
-    """Return the parameters or states of some of the runs only, by index or mask along the run axis."""
-    return {layer: {name: a[runs] for name, a in arrays.items()} for layer, arrays in tree.items()}
+def select_runs(tree: Tree, runs: Array) -> Tree:
+    """Return parameters or states, of an optimiser's too, of some of the runs only, by index or mask on the run axis.
+
+    What has no run axis is of all runs, and stays.
+    """
+    return cast(Tree, _selected(tree, runs))
+
+
+def _selected(tree: Any, runs: Array) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _selected(inner, runs) for name, inner in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)([_selected(inner, runs) for inner in tree])
+    return tree[runs] if isinstance(tree, np.ndarray) and tree.ndim else tree
 
 
 def copy_tree(tree: Params) -> Params:

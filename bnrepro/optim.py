@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from .layers import Array, Arrays, require
 
 Params = dict[str, Arrays]
 """Parameters, or what has their layout: layer → parameter name → array (R, ...)."""
+
+State = dict[str, Any]
+"""What an optimiser remembers: dictionaries, lists and tuples, nested as its class likes. An array in them has a
+leading run axis, as parameters have, and loses the runs that diverge; a number, such as a count of steps, or an array
+without axes is of all runs."""
 
 Weights = Mapping[str, tuple[str, ...]]
 """The parameters that are weights: layer → their names."""
@@ -33,13 +38,13 @@ class Optimizer(Protocol):
     training loop does that to the gradient of the logits, which is far smaller than those of the parameters."""
 
     @abstractmethod
-    def init(self, params: Params) -> Params:
-        """Return the state, in the layout of the parameters, for parameters of these shapes."""
+    def init(self, params: Params) -> State:
+        """Return the state for parameters of these shapes; ``State`` says what it may consist of."""
         ...
 
     @abstractmethod
     def update(
-        self, params: Params, grads: Params, state: Params, lr: Array, weights: Weights, *, scaled: bool = False
+        self, params: Params, grads: Params, state: State, lr: Array, weights: Weights, *, scaled: bool = False
     ) -> None:
         """Make one step: change ``params`` and ``state`` in place, since they are the largest arrays of all.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -107,7 +108,7 @@ class Table(Generic[T]):
         if self.base is None:
             return callable(found)
         derived = isinstance(found, type) and self.base in found.__mro__  # protocols know no issubclass()
-        return derived and (is_dataclass(found) or not self.has_settings)
+        return derived and not inspect.isabstract(found) and (is_dataclass(found) or not self.has_settings)
 
     def _kind(self) -> str:
         if self.instance:

@@ -17,7 +17,7 @@ from .data import Dataset, minibatches, to_float
 from .diagnostics import Diagnostic, Level, Snapshot, correct_predictions, gradient_norm, read
 from .layers import Array, Arrays, softmax_cross_entropy
 from .network import Network, select_runs, stack_runs
-from .optim import LearningRateSchedule, Optimizer, Params
+from .optim import LearningRateSchedule, Optimizer, Params, State
 
 DIVERGED_LOSS = 1e3
 """A run has diverged when its mini-batch loss exceeds this or is not finite (Bjorck et al. 2018)."""
@@ -128,7 +128,7 @@ class _Group:
     seeds: list[int]
     params: Params
     state: Params
-    optimizer_state: Params
+    optimizer_state: State
     runs: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -222,7 +222,8 @@ def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array,
         diverged = group.runs[~healthy]
         group.keep(healthy)
         grads, lr = select_runs(grads, healthy), lr[healthy]
-    group.optimizer.update(group.params, grads, group.optimizer_state, lr, group.network.weights, scaled=scaled)
+    if group.seeds:
+        group.optimizer.update(group.params, grads, group.optimizer_state, lr, group.network.weights, scaled=scaled)
     return diverged
 
 

@@ -119,7 +119,7 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/diagnostics.py": [
         M(
-            "copy_tree(self.optimizer_state), self.lr",
+            "copy.deepcopy(self.optimizer_state), self.lr",
             "self.optimizer_state, self.lr",
             "test_diagnostics.py changes_noth",
         ),

@@ -94,6 +94,19 @@ def test_an_error_of_the_program_is_no_mistake_of_the_user(error: Exception) -> 
     assert mistake(raised.value, ["dataset=null", "model.foo=1"]) is None
 
 
+@pytest.mark.parametrize("folder", ["with spaces", "한글", "a=b,c", "100%", "it's [1]"])
+@pytest.mark.parametrize("encode", [("\ufeff{}", "\n"), ("{}", "\r\n"), ("\ufeff{}", "\r\n")])
+def test_own_options_may_stand_in_any_folder_with_a_mark_and_any_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, encode: tuple[str, str]
+) -> None:
+    own = tmp_path / folder / "conf" / "sweep"
+    own.mkdir(parents=True)
+    text = encode[0].format("grid:\n  seed: [4, 5]\n").replace("\n", encode[1])
+    (own / "of_a_test.yaml").write_bytes(text.encode())
+    monkeypatch.chdir(tmp_path / folder)
+    assert compose(["+sweep=of_a_test"])["sweep"]["grid"] == {"seed": [4, 5]}
+
+
 def test_options_are_those_of_a_group() -> None:
     assert options("dataset") == ["digits", "fashion_mnist", "mnist"]
     assert options("train") == []

@@ -115,6 +115,8 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+verify verify.sample=0", "verify.sample=0: must be greater than 0", nothing),
     ("compute.scheduler=tcp://h:1", "compute.scheduler=tcp://h:1: no such key; known are name, group_size", nothing),
     ("+sweep compute=dask compute.scheduler=x://y", "compute.scheduler=x://y: can't be reached .*unknown", nothing),
+    ("+sweep compute=dask compute.scheduler=host", "compute.scheduler=host: can't be reached .*missing port", nothing),
+    ("+sweep compute=dask compute.scheduler=tls://h:1", "compute.scheduler=tls://h:1: can't be reached .*TLS", nothing),
     # what has no effect
     ("verify.sample=3", "verify.sample=3: only with \\+verify$", nothing),
     ("+sweep verify.sample=3", "verify.sample=3: only with \\+verify$", nothing),

@@ -137,6 +137,11 @@ def test_the_order_of_keys_does_not_matter() -> None:
             "bnrepro.layers.ReLU",
             "a dataclass derived from bnrepro.optim.Optimizer, whose fields are the settings",
         ),
+        (
+            Table({"relu": ReLU}, base=Nonlinearity, has_settings=False),
+            "bnrepro.layers.Nonlinearity",
+            "a class derived",
+        ),
         (Table({"xavier": xavier}), "bnrepro.layers.NO_DX", "a function"),
         (Table({"a": Inner(1)}, instance=Inner), "bnrepro.layers.xavier", "a test_settings.Inner"),
         (Table({"relu": ReLU, "a": ReLU}), "b", "one of relu, a, or an import path like package.module.Class"),

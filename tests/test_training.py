@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
-from bnrepro.layers import Array, Arrays, Backward, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
+from bnrepro.layers import Array, Arrays, Backward, Dense, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
 from bnrepro.network import Network, cnn, mlp, stack_runs
 from bnrepro.optim import (
     SGD,
@@ -27,7 +27,9 @@ from bnrepro.optim import (
     Momentum,
     Optimizer,
     Params,
+    State,
     StepDecay,
+    Weights,
 )
 from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, evaluate, train
 
@@ -265,6 +267,48 @@ def test_diverging_neighbours_change_no_bit_and_keep_their_own_curve(
         assert list(run.curve) == [step for step in group.schedule.measured_steps if step <= until]
         assert (run.accuracy is None) == (run.diverged is not None)
     assert [together[r].diverged for r in (0, 1, 2, 4)] == [None, 1, None, 1]
+
+
+@dataclass(frozen=True)
+class Counting(Optimizer):
+    """Momentum with a count of steps, and state that is nested in another way than parameters are."""
+
+    inner: Momentum = OPTIMIZERS["momentum"]  # type: ignore[assignment]
+
+    def init(self, params: Params) -> State:
+        runs = len(next(p for arrays in params.values() for p in arrays.values()))
+        return {"steps": 0, "total": np.zeros(()), "of": [{"runs": np.zeros(runs)}, (self.inner.init(params),)]}
+
+    def update(
+        self, params: Params, grads: Params, state: State, lr: Array, weights: Weights, *, scaled: bool = False
+    ) -> None:
+        state["steps"] += 1
+        state["total"] += 1
+        state["of"][0]["runs"] += 1 / lr
+        assert state["of"][0]["runs"].max() > 0  # which fails where no run is left
+        assert state["steps"] == state["total"] < 100
+        self.inner.update(params, grads, state["of"][1][0], lr, weights)
+
+
+def test_an_optimiser_counts_steps_and_nests_its_state_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "counting", Counting())
+    monkeypatch.setattr(Momentum, "linear", False)
+    diagnostics = {"covariate_shift": DIAGNOSTICS["covariate_shift"]}
+    group = replace(DIVERGING, optimizer="counting", diagnostics=diagnostics)
+    expected = replace(group, optimizer="momentum").train()
+    assert {1, None} <= {run.diverged for run in expected}
+    assert [run.bits() for run in group.train()] == [run.bits() for run in expected]
+    assert group.train(1)[0].bits() == expected[1].bits()
+
+
+def test_the_default_diagnostics_measure_a_network_without_nonlinearities() -> None:
+    linear = Network({"flatten": Flatten(), "logits": Dense(3, Normal(1.0))})
+    spec = replace(DIVERGING.specification([0, 2]), networks=[linear] * 2)
+    *_, measured, finished = train(spec, DATA)
+    assert isinstance(measured, Measurement)
+    assert isinstance(finished, Finished)
+    assert measured.layers == []
+    assert np.isnan(measured.curve["gradient_ratio"]).all()
 
 
 def test_runs_that_diverge_one_after_another_are_each_reported_at_their_step() -> None:

@@ -1,5 +1,6 @@
 """What becomes of a task in each kind of workers; test_faults.py and test_dask.py do worse to true sweeps."""
 
+import errno
 import os
 import re
 import signal
@@ -84,6 +85,17 @@ def test_a_process_with_other_code_is_refused(one_process: Workers, monkeypatch:
     monkeypatch.setattr(RunConfig, "code", "0123456789abcdef")  # here, and not there
     with pytest.raises(InputError, match=r"has other code \(digest \w+\) than this process \(0123456789abcdef\)"):
         one_process.submit(process, [a_run()]).result()
+
+
+def test_where_no_process_can_be_started_it_is_said(one_process: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))  # as of a semaphore in a read-only /dev/shm
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
+    with pytest.raises(
+        InputError, match=r"compute=local: can't start processes \(Read-only file system\); compute=inl"
+    ):
+        one_process.submit(process, [a_run()])
 
 
 def test_a_process_that_dies_is_told_by_its_exit_code_and_another_takes_its_place(one_process: Workers) -> None:
