@@ -108,7 +108,7 @@ def test_own_options_are_found_in_the_current_folder(here: Path) -> None:
 HEAD = (EXPERIMENTS / "README.md").read_text("utf-8").partition("```yaml\n")[2].partition("```")[0]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("sweep/*.yaml")) + ["mine"])
+@pytest.mark.parametrize("name", [*sorted(path.stem for path in CONF.glob("sweep/*.yaml")), "mine"])
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 def test_every_sweep_on_mnist_is_of_the_papers_scale_one_of_ones_own_too(here: Path, name: str, dataset: str) -> None:
     write(here / "conf" / "sweep" / "mine.yaml", HEAD + MINE)
