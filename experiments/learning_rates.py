@@ -13,8 +13,9 @@ Tables are of means over seeds, geometric ones of rates, steps and ratios. A div
   next, which is not; intervals have that in them. ``compared``: the same, paired by seed with the plain network.
 - ``steps_to_accuracy``, in the form of the paper's Figure 3. The baseline is the plain network at its most accurate
   rate; the target is the highest test accuracy on the baseline's curve, seed by seed, if that ends at 90% or more, so
-  that nothing is faster than what does not train. Variants: batch norm at the baseline's rate, at its fastest (of the rates that reach
-  the target in most seeds, that of fewest steps; if none does, its most accurate) and at its most accurate.
+  that nothing is faster than what does not train. Variants: batch norm at the baseline's
+  rate, at its fastest (of the rates that reach the target in most seeds, that of fewest steps; if none does, its most
+  accurate) and at its most accurate.
 - ``rates``: the same of each rate. The speed-up is over the plain network of the same rate, to the highest accuracy on
   its curve, if it ends at 90% or more in every seed.
 
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -112,7 +114,8 @@ def _of_seeds(arm: pd.DataFrame) -> pd.DataFrame:
 def _score(arms: dict[Any, pd.DataFrame], rates: dict[Any, float | None]) -> Rows:
     for arm, seeds in arms.items():
         yield (*arm, "best accuracy"), analysis.mean(seeds["best accuracy"])
-        yield (*arm, BEST), Estimate(rates[arm], n=len(seeds)) if rates[arm] else analysis.NOTHING
+        rate = rates[arm]
+        yield (*arm, BEST), analysis.NOTHING if rate is None else Estimate(rate, n=len(seeds))
         yield (*arm, "usable rates"), analysis.share(seeds["usable rates"])
         ratio = analysis.between(seeds["high"] / seeds["low"], seeds["above"] / seeds["below"])
         yield (*arm, "usable decades"), ratio.map(math.log10)
@@ -222,7 +225,8 @@ def _speedup(tables: Tables, found: pd.DataFrame) -> Figure:
     parts.label_rows(axes, "speed-up to the highest accuracy of\nthe plain network at the same rate")
     grey: dict[str, Any] = {"color": "0.3", "linestyle": ""}
     interval = Line2D([], [], marker="|", markersize=10, label="95% interval (▾ at most, ▴ at least)", **grey)
-    handles = [*(Line2D([], [], **parts.style(norm, every) | {"linestyle": ""}) for norm in norms), interval]
+    looks = [parts.style(norm, every) | {"linestyle": ""} for norm in norms]
+    handles: list[Artist] = [*(Line2D([], [], **look) for look in looks), interval]
     if tables["diverged"].query("norm == 'none' and activation in @activations")["value"].any():
         handles.append(parts.cross("plain network diverged"))
     parts.legend(figure, handles)
