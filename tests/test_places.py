@@ -105,6 +105,20 @@ def test_own_options_are_found_in_the_current_folder(here: Path) -> None:
     assert composed["dataset"]["binarize"] is True
 
 
+HEAD = (EXPERIMENTS / "README.md").read_text("utf-8").partition("```yaml\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("name", [*sorted(path.stem for path in CONF.glob("sweep/*.yaml")), "mine"])
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_every_sweep_on_mnist_is_of_the_papers_scale_one_of_ones_own_too(here: Path, name: str, dataset: str) -> None:
+    write(here / "conf" / "sweep" / "mine.yaml", HEAD + MINE)
+    composed = compose([f"sweep={name}", f"dataset={dataset}"])
+    assert (composed["train"]["steps"], composed["train"]["eval_examples"]) == (50_000, 10_000)
+    assert composed["sweep"]["grid"]["dataset"]["binarize"] == [True]
+    assert composed["sweep"]["grid"]["seed"] == [0, 1, 2, 3, 4]
+    assert compose([f"sweep={name}"])["train"]["steps"] == 3000
+
+
 def test_own_experiments_are_found_in_the_current_folder(here: Path) -> None:
     assert find_experiment("mine") is None
     mine = write(here / "experiments" / "mine.py", "")

@@ -156,7 +156,7 @@ QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\s#.*""")
 
 
 def commands(text: str) -> Iterator[str]:
-    """Yield what a reader may paste into a shell: lines of its blocks, and overrides and commands within sentences."""
+    """Yield what a reader may paste into a shell: lines of blocks, and overrides and commands within sentences."""
     text = re.sub(r"```(\w*)\n(.*?)```", lambda block: block[0] if block[1] == "sh" else "", text, flags=re.DOTALL)
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         yield from block.splitlines()
