@@ -131,7 +131,8 @@ def compare(stored: Results, here: Results) -> pd.DataFrame:
         if name == "curves":
             part["early difference"] = _relative(one[JUDGED], other[JUDGED]).max(axis=1)
         parts.append(part.reset_index())
-    rows = pd.concat(parts)
+    rows = pd.concat([part for part in parts if len(part)])  # pandas 2 warns of empty ones
+    rows = rows.reindex(columns=["run_id", "step", "values", "differ", "early difference"])
     table = stored.runs.set_index("run_id")[SETTINGS].join(
         rows.groupby("run_id")[["values", "differ"]].sum().astype(int)
     )
