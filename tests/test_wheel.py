@@ -107,11 +107,12 @@ def test_sweeps_train_and_draw(run: Run) -> None:
 
 
 def test_the_reference_is_drawn_from_what_is_installed(run: Run) -> None:
-    lines = run(["python", "-m", "bnrepro.experiments.figure1"])
-    assert lines[0].endswith(" runs; here is the reference")
-    drawn = [run.folder / line for line in lines if line.endswith(".csv")]
-    assert drawn == [run.folder / "results" / "reference" / "figure1" / "score.csv"]
-    assert drawn[0].read_text() == (ROOT / "results" / "reference" / "figure1" / "score.csv").read_text()
+    lines = run(["python", "-m", "bnrepro", "+show=reference/figure1", "figures.formats=[png]"])
+    tables = [run.folder / line for line in lines if line.endswith(".csv")]
+    assert [table.name for table in tables] == ["score.csv", "chosen.csv", "drift.csv"]
+    for table in tables:
+        assert table.parent == run.folder / "results" / "reference" / "figure1"
+        assert table.read_text() == (ROOT / "results" / "reference" / "figure1" / table.name).read_text()
 
 
 def test_the_version_is_that_of_the_wheel(run: Run) -> None:
