@@ -20,7 +20,7 @@ from bnrepro.errors import InputError
 from bnrepro.provenance import environment
 from bnrepro.store import FILE, RunResult, Store
 from bnrepro.sweeping import Progress, expand, run_all, train_group
-from bnrepro.verify import TOLERANCE, verify
+from bnrepro.verify import TOLERANCE, compare, verify
 
 HERE = Inline(group_size=None)
 DIGITS: dict[str, Any] = settings()["dataset"]
@@ -189,6 +189,12 @@ def test_another_blas_kernel_is_named_and_within_the_tolerance(trained: Path, tm
     assert done.returncode == 0, done.stderr
     assert set(verdicts(done.stdout)) == {"within tolerance"}
     assert re.search(rf"blas_kernel +{kernel} +{other}\n", done.stdout)
+
+
+def test_runs_of_which_nothing_was_measured_are_compared_by_how_they_end(folder: Path) -> None:
+    change(folder, *(f"DELETE FROM {table}" for table in ("curves", "layers", "units")))
+    results = Store(folder).load()
+    assert set(compare(results, results)["verdict"]) == {"equal"}
 
 
 def test_runs_of_other_code_are_named_and_left_out(
