@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from .config import COLUMNS, SETTING_COLUMNS
+from .config import COLUMNS
 from .errors import InputError
 from .settings import to_override
-from .store import Results
+from .store import Results, hashable, is_setting
 
 REPLICATE = "seed"
 """The setting in which the runs of one cell differ."""
@@ -96,12 +96,12 @@ def facets(results: Results, arms: Sequence[str]) -> Iterator[tuple[dict[str, An
 
 def _settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of ``runs`` that are settings, hashable, and with None for what a run does not have."""
-    columns = [column for column in runs if column in SETTING_COLUMNS or "." in str(column)]
+    columns = filter(is_setting, runs)
     return pd.DataFrame({column: [_plain(value) for value in runs[column]] for column in columns}, dtype=object)
 
 
 def _plain(value: Any) -> Any:
-    return to_override(value) if isinstance(value, list | dict) else None if value != value else value
+    return None if value != value else hashable(value)
 
 
 def is_among(column: str, arms: Iterable[str]) -> bool:

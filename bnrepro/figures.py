@@ -357,8 +357,18 @@ def cross(label: str = "diverged") -> Artist:
     return Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=1.8, label=label)
 
 
+def _is_cross(artist: Artist) -> bool:
+    return isinstance(artist, Line2D) and artist.get_marker() == "x"
+
+
 def legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
-    """Draw the legend above the panels, where it hides nothing, in as many columns as fit, below a title."""
+    """Draw the legend above the panels, where it hides nothing, in as many columns as fit, below a title.
+
+    Where a panel has a cross, and none of the handles says of what, the legend says that it is of a run that diverged.
+    """
+    lines_of_panels = (line for ax in figure.axes for line in ax.lines)
+    crossed, told = (any(_is_cross(each) for each in artists) for artists in (lines_of_panels, handles))
+    handles = [*handles, cross()] if crossed and not told else handles
     width = figure.get_figwidth()
     columns = max(1, min(len(handles), int(width / 2.3)))
     drawn = figure.legend(handles=handles, loc="outside upper center", ncols=columns)

@@ -28,6 +28,9 @@ from .sweeping import expand
 WIDTH = 100
 """The width of tables on the screen, in characters."""
 
+DIGITS = ".6g"
+"""The format of numbers in files: no difference between machines in the last bits shows."""
+
 MOST_DECIMALS = 6
 
 BOUNDS = {1: "> ", -1: "< ", 0: ""}
@@ -194,7 +197,7 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
     for name, table in _put_together(found).items():
         path = folder / (f"{name}.csv" if "quantity" in table.index.names else f"drawn/{name}.csv.xz")
         with parts.atomic_write(path) as partial:
-            table.to_csv(partial, float_format="%.6g", compression="xz" if path.suffix == ".xz" else None)
+            table.to_csv(partial, float_format=f"%{DIGITS}", compression="xz" if path.suffix == ".xz" else None)
         paths.append(path)
     paths.append(folder / "verdict.json")
     with parts.atomic_write(paths[-1]) as partial:
@@ -206,8 +209,10 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
-    numbers = {key: None if value != value else value for key, value in finding.estimate._asdict().items()}
-    return {"of": finding.of, **numbers, "holds": finding.holds}
+    value, low, high, n, bound = finding.estimate
+    ends = {"value": value, "low": low, "high": high}
+    numbers = {key: None if math.isnan(x) else float(f"{x:{DIGITS}}") for key, x in ends.items()}
+    return {"of": finding.of, **numbers, "n": n, "bound": bound, "holds": finding.holds}
 
 
 def _spell_verdict(experiment: Experiment, findings: Sequence[Finding], note: str) -> list[str]:

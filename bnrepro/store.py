@@ -147,7 +147,7 @@ class Results:
     @functools.cached_property
     def varying(self) -> list[str]:
         """Return the settings that are not the same in all runs that have them, by their columns in ``runs``."""
-        settings = filter(_is_setting, self.runs)
+        settings = filter(is_setting, self.runs)
         return [str(name) for name in settings if len({*map(str, self.runs[name].dropna())}) > 1]
 
     def part(self, chosen: Sequence[bool]) -> Results:
@@ -167,7 +167,7 @@ class Results:
         table = self._measured[name]
         if callable(table):
             table = self._measured[name] = table()
-        settings = [*filter(_is_setting, table)]
+        settings = [*filter(is_setting, table)]
         return table.drop(columns=settings) if settings else table
 
     def _with_settings(self, name: str) -> pd.DataFrame:
@@ -175,7 +175,7 @@ class Results:
         if not self.varying or "run_id" not in table:
             return table
         settings = self.runs[["run_id", *self.varying]]
-        lists = {name: settings[name].map(_hashable) for name in self.varying if settings[name].dtype == object}
+        lists = {name: settings[name].map(hashable) for name in self.varying if settings[name].dtype == object}
         joined = table.merge(settings.assign(**lists), on="run_id", how="left", validate="many_to_one")
         return joined[["run_id", *self.varying, *(column for column in table if column != "run_id")]]
 
@@ -195,12 +195,13 @@ class Results:
         return self._with_settings("units")
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
     """Write lists as a command line has them, so that rows can be grouped by them."""
     return to_override(value) if isinstance(value, list | dict) else value
 
 
-def _is_setting(column: object) -> bool:
+def is_setting(column: object) -> bool:
+    """Tell whether a column of table ``runs`` is a setting."""
     return column in SETTING_COLUMNS or "." in str(column)
 
 

@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -211,7 +210,7 @@ def _shift_over_steps(tables: Tables, activation: str) -> Figure:
     for ax, rate in zip(axes[0], rates, strict=True):
         ax.set_title(f"{parts.activation_label(activation)}, rate {rate:g}")
     thirds = Line2D([], [], **parts.REFERENCE, label="thirds of training (the first once intervals are even)")
-    _legend(figure, [*parts.arms(norms, marker=None), *parts.band_over(int(cells["n"].max())), thirds])
+    parts.legend(figure, [*parts.arms(norms, marker=None), *parts.band_over(int(cells["n"].max())), thirds])
     return figure
 
 
@@ -222,11 +221,6 @@ def _line(ax: Axes, tables: Tables, cell: tuple[Any, ...], table: pd.DataFrame, 
     last = tables["shift"].index.get_level_values("step").max()
     parts.axis_of_steps(ax, np.nanmax([1, last, tables["diverged_at"]["value"].max()]))
     ax.label_outer()
-
-
-def _legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
-    crossed = any(line.get_marker() == "x" for ax in figure.axes for line in ax.lines)
-    parts.legend(figure, [*handles, parts.cross()] if crossed else handles, title)
 
 
 def _jacobian(tables: Tables) -> Figure:
@@ -248,7 +242,7 @@ def _jacobian(tables: Tables) -> Figure:
     extremes = Line2D([], [], color="0.3", linewidth=0.8, label="smallest and largest (thick: median)")
     one = Line2D([], [], **parts.REFERENCE, label="1, as conjectured")
     band = parts.band_over(int(tables["jacobian"]["n"].max()))
-    _legend(figure, [*parts.arms(norms, marker=None), *band, extremes, one])
+    parts.legend(figure, [*parts.arms(norms, marker=None), *band, extremes, one])
     return figure
 
 
@@ -266,7 +260,7 @@ def _percentile_bands(tables: Tables, activation: str) -> Figure:
         row[0].set_ylabel(f"input of the {parts.activation_label(activation)}")
     band = Patch(color="0.5", alpha=0.3, linewidth=0, label="15th to 85th percentile, over units and examples")
     title = f"each arm at its most accurate rate, median of {found['n'].max()} seeds"
-    _legend(figure, [Line2D([], [], color="0.3", label="median"), band], title)
+    parts.legend(figure, [Line2D([], [], color="0.3", label="median"), band], title)
     return figure
 
 

@@ -13,9 +13,8 @@ Tables are of means over seeds, geometric ones of rates, steps and ratios. A div
   next, which is not; intervals have that in them. ``compared``: the same, paired by seed with the plain network.
 - ``steps_to_accuracy``, in the form of the paper's Figure 3. The baseline is the plain network at its most accurate
   rate; the target is the highest test accuracy on the baseline's curve, seed by seed, if that ends at 90% or more, so
-  that nothing is faster than what does not train. Variants: batch norm at the baseline's
-  rate, at its fastest (of the rates that reach the target in most seeds, that of fewest steps; if none does, its most
-  accurate) and at its most accurate.
+  that nothing is faster than what does not train. Variants: batch norm at the baseline's rate, at its fastest (of those
+  that reach the target in most seeds, that of fewest steps; if none does, its most accurate) and at its most accurate.
 - ``rates``: the same of each rate. The speed-up is over the plain network of the same rate, to the highest accuracy on
   its curve, if it ends at 90% or more in every seed.
 
@@ -31,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -44,8 +42,8 @@ from bnrepro.experiment import Experiment
 USABLE = 0.9
 """Test accuracy from which a learning rate counts as usable."""
 ARM = ["activation", "norm"]
-TO_90, TO_TARGET, TO_TARGET_OF_RATE = "steps to 90%", "steps to target", "steps to target of rate"
 HIGHEST = "highest accuracy"
+TO_90, TO_TARGET, TO_TARGET_OF_RATE = "steps to 90%", "steps to target", "steps to target of rate"
 BASELINE, SAME, FASTEST, BEST = "baseline", "same rate", "fastest rate", "most accurate rate"
 Rows = Iterator[tuple[tuple[Any, ...], Estimate]]
 
@@ -56,23 +54,19 @@ def analyse(results: Results) -> Tables:
     analysis.cells(runs, [*ARM, "lr"])  # refuses what would be pooled
     runs = _with_steps(runs, curves)
     cells = analysis.cells(runs, [*ARM, "lr"])
-    seeds = {arm: _of_seeds(members) for arm, members in groups(runs, ARM).items()}
-    rates = {
-        arm: analysis.best_value(members, "lr") if members["accuracy"].any() else None
-        for arm, members in groups(runs, ARM).items()
-    }
+    arms = groups(runs, ARM)
+    seeds = {arm: _of_seeds(members) for arm, members in arms.items()}
     variants = {a: _variants(panel) for a, panel in groups(runs, ["activation"]).items()}
-    drawn = [cell.assign(variant=v, activation=a) for a, found in variants.items() for v, cell in found.items()]
+    drawn = pd.concat(cell.assign(variant=v) for found in variants.values() for v, cell in found.items()).reset_index()
     keys = ["activation", "norm", "variant"]
-    shown = curves.merge(pd.concat(drawn)[["run_id", *keys]], on="run_id", suffixes=("", "_"))
     return {
-        "score": analysis.table(dict(_score(seeds, rates)), [*ARM, "quantity"]),
+        "score": analysis.table(dict(_score(arms, seeds)), [*ARM, "quantity"]),
         "compared": analysis.table(dict(_compared(seeds)), [*ARM, "quantity"]),
         "steps_to_accuracy": analysis.table(dict(_steps_to_accuracy(variants)), [*keys, "quantity"]),
         "rates": analysis.table(dict(_rates(cells)), [*ARM, "lr", "quantity"]),
         **analysis.finals(runs, [*ARM, "lr"]),
-        "convergence": analysis.spread(shown, "test_accuracy", [*keys, "step"]),
-        "diverged_at": analysis.spread(pd.concat(drawn).reset_index(), "diverged_at", [*keys, "seed"]),
+        "convergence": analysis.spread(curves.merge(drawn[["run_id", *keys]]), "test_accuracy", [*keys, "step"]),
+        "diverged_at": analysis.spread(drawn, "diverged_at", [*keys, "seed"]),
     }
 
 
@@ -81,10 +75,8 @@ def _with_steps(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     highest = curves[curves["step"] > 0].groupby("run_id")["test_accuracy"].max()
     runs = runs.assign(highest=runs["run_id"].map(highest).fillna(0.0))
     plain = runs[runs["norm"] == "none"]
-    best_rate = {
-        activation: analysis.best_value(arm, "lr") for activation, arm in groups(plain, ["activation"]).items()
-    }
-    baseline = plain[(plain["lr"] == plain["activation"].map(best_rate)) & (plain["accuracy"] >= USABLE)]
+    best = {activation: analysis.best_value(arm, "lr") for activation, arm in groups(plain, ["activation"]).items()}
+    baseline = plain[(plain["lr"] == plain["activation"].map(best)) & (plain["accuracy"] >= USABLE)]
     usable = plain[plain.groupby(["activation", "lr"])["accuracy"].transform("min") >= USABLE]
     runs[TO_90] = analysis.steps_to(runs, pd.Series(USABLE, runs.index), curves)
     pairs = {TO_TARGET: (baseline, ["activation", "seed"]), TO_TARGET_OF_RATE: (usable, ["activation", "lr", "seed"])}
@@ -111,11 +103,11 @@ def _of_seeds(arm: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def _score(arms: dict[Any, pd.DataFrame], rates: dict[Any, float | None]) -> Rows:
-    for arm, seeds in arms.items():
+def _score(arms: dict[Any, pd.DataFrame], best: dict[Any, pd.DataFrame]) -> Rows:
+    for arm, seeds in best.items():
         yield (*arm, "best accuracy"), analysis.mean(seeds["best accuracy"])
-        rate = rates[arm]
-        yield (*arm, BEST), analysis.NOTHING if rate is None else Estimate(rate, n=len(seeds))
+        trains, rate = seeds["best accuracy"].any(), analysis.best_value(arms[arm], "lr")
+        yield (*arm, BEST), Estimate(rate, n=len(seeds)) if trains else analysis.NOTHING
         yield (*arm, "usable rates"), analysis.share(seeds["usable rates"])
         ratio = analysis.between(seeds["high"] / seeds["low"], seeds["above"] / seeds["below"])
         yield (*arm, "usable decades"), ratio.map(math.log10)
@@ -130,10 +122,8 @@ def _compared(arms: dict[Any, pd.DataFrame]) -> Rows:
         plain = arms.get((arm[0], "none"))
         if arm[1] != "none" and plain is not None:
             low, high = seeds["high"] / plain["above"], seeds["above"] / plain["high"]
-            rates = analysis.between(low, high, seeds["high"] / plain["high"])
-            yield (*arm, "ratio of highest usable rates"), rates
-            gain = analysis.difference(seeds["best accuracy"], plain["best accuracy"])
-            yield (*arm, "gain in best accuracy"), gain
+            yield (*arm, "ratio of highest usable rates"), analysis.between(low, high, seeds["high"] / plain["high"])
+            yield (*arm, "gain in best accuracy"), analysis.difference(seeds["best accuracy"], plain["best accuracy"])
             if np.isfinite(plain[TO_90]).any():
                 yield (*arm, "speed-up to 90%"), analysis.speed_up(plain[TO_90], seeds[TO_90], plain["steps"])
 
@@ -204,8 +194,7 @@ def _convergence(tables: Tables) -> Figure:
             ax.axhline(target, **parts.REFERENCE, label="the baseline's highest")
         ax.legend(loc="lower right", title="learning rate")
     parts.axes_of_curves(axes, curves)
-    crosses = [parts.cross()] if len(tables["diverged_at"]) else []
-    parts.legend(figure, parts.band_over(int(curves["n"].max())) + crosses)
+    parts.legend(figure, parts.band_over(int(curves["n"].max())))
     return figure
 
 
@@ -223,10 +212,8 @@ def _speedup(tables: Tables, found: pd.DataFrame) -> Figure:
         ax.set(xscale="log", xlabel="learning rate of both")
     parts.axis_of_ratios(axes[0].yaxis)
     parts.label_rows(axes, "speed-up to the highest accuracy of\nthe plain network at the same rate")
-    grey: dict[str, Any] = {"color": "0.3", "linestyle": ""}
-    interval = Line2D([], [], marker="|", markersize=10, label="95% interval (▾ at most, ▴ at least)", **grey)
-    looks = [parts.style(norm, every) | {"linestyle": ""} for norm in norms]
-    handles: list[Artist] = [*(Line2D([], [], **look) for look in looks), interval]
+    bar = Line2D([], [], marker="|", ms=10, color="0.3", ls="", label="95% interval (▾ at most, ▴ at least)")
+    handles: list[Any] = [*(Line2D([], [], **parts.style(n, every) | {"linestyle": ""}) for n in norms), bar]
     if tables["diverged"].query("norm == 'none' and activation in @activations")["value"].any():
         handles.append(parts.cross("plain network diverged"))
     parts.legend(figure, handles)
@@ -238,12 +225,11 @@ def verdict(tables: Tables) -> list[Finding]:
     compared, steps, ratio = tables["compared"], tables["steps_to_accuracy"], "ratio of highest usable rates"
     findings = []
     for activation in levels(tables["score"], "activation"):
-        rates = estimate(compared, activation, "batch", ratio)
-        fastest = estimate(steps, activation, "batch", f"{FASTEST} with batch", "speed-up")
+        speed_up = estimate(steps, activation, "batch", f"{FASTEST} with batch", "speed-up")
+        found = {ratio: estimate(compared, activation, "batch", ratio), "speed-up at its fastest rate": speed_up}
         plain = estimate(tables["score"], activation, "none", "below 90%")
         untrained = " (the plain network ends below 90% at every rate)" if plain.value == 1 else ""
-        for name, found in ((ratio, rates), ("speed-up at its fastest rate", fastest)):
-            findings.append(analysis.above(f"{activation}, {name}{untrained}", found, 1))
+        findings += [analysis.above(f"{activation}, {name}{untrained}", each, 1) for name, each in found.items()]
     return findings
 
 

@@ -54,7 +54,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
             parts.crosses(ax, rows(tables["diverged_at"], choice, norm)["value"], look)
     parts.axes_of_curves(axes, curves)
     handles = [*parts.arms(norms, marker=None), *parts.band_over(int(curves["n"].max())), Line2D([], [], **BEHIND)]
-    parts.legend(figure, [*handles, parts.cross()] if len(tables["diverged_at"]) else handles)
+    parts.legend(figure, handles)
     return {"choices": figure}
 
 

@@ -1,5 +1,6 @@
 """What holds for every experiment, whatever it shows and whatever part of its sweep there is."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +185,11 @@ def test_the_committed_tables_are_those_of_the_committed_data(name: str) -> None
         if "quantity" in found.index.names:
             written: Any = found.to_csv(float_format="%.6g")
             assert written == (REFERENCE / name / f"{table}.csv").read_text(), table
+
+
+@pytest.mark.parametrize("name", known())
+def test_the_committed_verdict_is_that_of_the_committed_data(name: str, tmp_path: Path) -> None:
+    results = load_reference(name)
+    shown = dataclasses.replace(experiment(name), draw=lambda tables: {})
+    present(shown, results, tmp_path, PNG, expected=len(results.runs))
+    assert (tmp_path / "verdict.json").read_text("utf-8") == (REFERENCE / name / "verdict.json").read_text("utf-8")
