@@ -7,7 +7,7 @@ import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_up import made_up
 from matplotlib.figure import Figure
@@ -256,6 +256,7 @@ def test_those_of_the_percentile_bootstrap_do_not(n: int, expected: float) -> No
 
 RATES = st.floats(1e-100, 1e100) | st.sampled_from([0.1, 0.3, 1.0, 3.0, 7.0, 49 / 10])
 """Numbers that are positive, often such as round in binary, as those of seeds that agree."""
+SAME = pd.Series([1.0] * 8)
 MEASURED = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
@@ -280,6 +281,8 @@ def curves_to(level: float, steps: pd.Series, name: str) -> tuple[pd.DataFrame, 
     other=of_seeds(RATES),
     taken=st.tuples(*[of_seeds(st.sampled_from([*MEASURED[1:], inf]))] * 2),
 )
+@example(n=3, one=SAME * 4.9, other=SAME * 0.3, taken=(SAME * 10, SAME * 50))  # whose logarithms round
+@example(n=2, one=pd.Series([1e-100, 1e100]), other=SAME, taken=(SAME, SAME))  # whose interval ends above all floats
 def test_no_interval_is_negative_in_width_and_every_estimate_can_be_drawn(
     n: int, one: pd.Series, other: pd.Series, taken: tuple[pd.Series, pd.Series]
 ) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files
-from runs import query
+from made_up import write_experiment
+from runs import query, write_idx
 
 import bnrepro
 from bnrepro import config, presenting, reference, sweeping
@@ -438,6 +439,37 @@ def test_a_sweep_that_cant_answer_is_refused_before_training(
         ended = call("+sweep", *SMALL, "figures.style=no_such", *more)
         assert_one_line(ended, "figures.style=no_such: must be a matplotlib style sheet")
     assert (trained, files(here)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("def broken(:\n", "SyntaxError: .*"), ("raise ValueError('no')\n", "ValueError: no")]
+)
+def test_an_experiment_that_cant_be_imported_is_one_line_before_training(
+    call: Callable[..., Ended], tmp_path: Path, trained: list[str], text: str, told: str
+) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("grid:\n  seed: [0]\n")
+    write_experiment(tmp_path, text)
+    ended = call(f"--config-dir={tmp_path / 'conf'}", "+sweep=mine", *TINY)
+    assert_one_line(ended, rf"{tmp_path}/experiments/mine\.py: can't be imported \({told}\)$")
+    assert trained == []
+
+
+def test_other_files_of_a_data_set_are_other_runs(
+    call: Callable[..., Ended], tmp_path: Path, trained: list[str]
+) -> None:
+    """Wherever they lie, in folders of any name."""
+    one, other, copy, results = (tmp_path / name for name in ("one", "두 번째", "a=b,c: [d]", "100% #1?"))
+    for folder, count in ((one, 60), (other, 70), (copy, 60)):
+        write_idx(folder, count)
+    unchecked = [*TINY, "dataset=mnist", "dataset.sha256=null", f"results_dir='{results}'"]
+    for folder, found in ((one, False), (other, False), (copy, True)):
+        ended = call(*unchecked, f"dataset.root='{folder}'")
+        assert (ended.status, ended.err, "found finished" in ended.out) == (0, "", found)
+    assert len(trained) == len({*trained}) == 2
+    for name in ("mnist", "fashion_mnist"):
+        refused = call(*TINY, f"dataset={name}", f"dataset.root={one}")
+        assert_one_line(refused, f"dataset.root={one}: train-images-idx3-ubyte: SHA-256 is ")
 
 
 MEASURES = """

@@ -242,7 +242,6 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
     ("one", "other"),
     [
         ({"optimizer.lr": 1}, {"optimizer.lr": 1.0}),
-        ({"optimizer.lr": 0.1}, {"optimizer.lr": 1e-1}),
         ({"model.init.std": 1}, {"model.init.std": 1.0}),
         ({"model.init.scheme": "he", "model.init.std": 0.1}, {"model.init.scheme": "he", "model.init.std": None}),
         ({"model.init.scheme": "xavier", "model.init.std": 0.1}, {"model.init.scheme": "xavier", "model.init.std": 9}),
@@ -257,6 +256,12 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
 def test_another_spelling_is_the_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert a_run(one).run_id == a_run(other).run_id
     assert a_run(one).to_dict() == a_run(other).to_dict()
+
+
+@pytest.mark.parametrize("spellings", [["1", "1.0", "1e0", "+1", "1.", "10e-1"], ["0.1", "1e-1", ".1", "1E-1"]])
+@pytest.mark.parametrize("key", ["optimizer.lr", "model.init.std"])
+def test_a_number_typed_in_another_way_is_the_same_run(key: str, spellings: list[str]) -> None:
+    assert len({a_run({}, f"{key}={spelling}").run_id for spelling in spellings}) == 1
 
 
 def test_options_of_the_norm_are_filled_in() -> None:

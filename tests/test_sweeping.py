@@ -7,10 +7,11 @@ import sys
 import time
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -724,10 +725,25 @@ def test_what_follows_a_bar_in_a_terminal_begins_a_line(
     store = Store(tmp_path, create=True)
     if not left:
         store.add([RunResult(run) for run in runs])
+    progress = Progress(left)  # held, since a bar that nobody holds ends its line by itself
     with suppress(ZeroDivisionError):
-        run_all(runs, store, HERE, Progress(left))
+        run_all(runs, store, HERE, progress)
     err = capsys.readouterr().err
     assert ("0/2" in err, err.endswith("\n")) == (True, True) if left else err == ""
+
+
+def test_the_bar_is_drawn_anew_before_the_first_group_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drawn(Reports):
+        def tick(self) -> None:
+            drawn.append(len(self.groups))
+
+    drawn: list[int] = []
+    none_done = iter([SimpleNamespace(done=())])
+    monkeypatch.setattr(sweeping, "wait", lambda *given: next(none_done, None) or wait(*given))
+    run_all([a_run()], Store(tmp_path, create=True), HERE, Drawn())
+    assert drawn == [0, 1]
 
 
 def test_progress_is_a_bar_in_a_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

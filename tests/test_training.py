@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
-from bnrepro.layers import Array, Arrays, Backward, Dense, Flatten, Layer, Normal, ReLU, Sigmoid, softmax_cross_entropy
+from bnrepro.layers import (
+    Array,
+    Arrays,
+    Backward,
+    Dense,
+    Flatten,
+    Layer,
+    Nonlinearity,
+    Normal,
+    ReLU,
+    Sigmoid,
+    softmax_cross_entropy,
+)
 from bnrepro.network import Network, cnn, mlp, stack_runs
 from bnrepro.optim import (
     SGD,
@@ -309,6 +321,23 @@ def test_the_default_diagnostics_measure_a_network_without_nonlinearities() -> N
     assert isinstance(finished, Finished)
     assert measured.layers == []
     assert np.isnan(measured.curve["gradient_ratio"]).all()
+
+
+class Cube(Nonlinearity):
+    """An activation with nothing but what its base asks for."""
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        return x**3, state, lambda dy, *, need_dx=True: (3 * x**2 * dy, {})
+
+
+def test_the_default_diagnostics_measure_an_activation_that_has_what_its_base_asks_for() -> None:
+    dense = Dense(4, Normal(0.1))
+    network = Network({"flatten": Flatten(), "dense": dense, "cube": Cube(), "logits": Dense(3, Normal(1.0))})
+    *_, measured, _ = train(replace(DIVERGING.specification([0]), networks=[network]), DATA)
+    assert isinstance(measured, Measurement)
+    (row,) = measured.layers
+    assert np.isnan(row["inactive"]).all()
+    assert all(np.isfinite(row[name]).all() for name in ("p15", "p50", "p85", "gradient_norm"))
 
 
 def test_runs_that_diverge_one_after_another_are_each_reported_at_their_step() -> None:
