@@ -157,7 +157,7 @@ if "loky.backend.popen_loky_posix" in sys.orig_argv:
 def test_ctrl_c_while_workers_start_leaves_our_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starting = tmp_path / "starting"
     (tmp_path / "sitecustomize.py").write_text(SLOW_TO_START.replace("STARTING", repr(str(starting))))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with a_sweep(tmp_path / "here", TWELVE) as sweep:
         eventually(starting.exists)
         interrupt_all(sweep, signal.SIGINT)
@@ -210,7 +210,7 @@ def test_a_system_without_hangups_and_measures_of_memory_will_do(
 ) -> None:
     """A dry run, and a sweep whose death its workers notice."""
     (tmp_path / "sitecustomize.py").write_text(POORER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     status, out, err = finish(tmp_path / "here", [*TWELVE, "sweep.dry_run=true"])
     assert (status, err) == (0, "")
     assert "\nmemory: can't be measured on this system\n" in out
