@@ -32,7 +32,7 @@ from bnrepro.recipe import Status
 from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
-from bnrepro.workers import WorkerDied
+from bnrepro.workers import Tell, WorkerDied
 
 HERE = Inline(group_size=None)
 ONE_BY_ONE = [Inline(group_size=1), Local(n_jobs=2, group_size=1)]
@@ -385,7 +385,7 @@ def test_blas_has_one_thread_wherever_it_trains(tmp_path: Path, compute: Compute
     assert runs["blas"].str.len().min() > 0
 
 
-def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
     """In place of training."""
     return [RunResult(run, status="failed", error=type(data.train_images).__name__) for run in runs]
 
@@ -403,9 +403,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Ids of the runs of each group for which training was really entered."""
     entered: list[list[str]] = []
 
-    def counted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def counted(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         entered.append([run.run_id for run in runs])
-        return train_group(runs, data)
+        return train_group(runs, data, *rest)
 
     monkeypatch.setattr(sweeping, "train_group", counted)
     return entered
@@ -461,7 +461,7 @@ def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list
 
 
 def test_an_interruption_leaves_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def interrupted(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweeping, "train_group", interrupted)
@@ -475,7 +475,7 @@ def test_claims_are_kept_alive_while_training_holds_this_thread(
 ) -> None:
     beats: list[str] = []
 
-    def train(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def train(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         eventually(lambda: len(beats) >= 3)
         return [RunResult(run) for run in runs]
 
@@ -531,7 +531,7 @@ class Mortal:
         self.given: list[tuple[list[str], int]] = []
         self.driver: sweeping._Driver | None = None
 
-    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Any]:
         assert self.driver
         self.given.append(([run.run_id for run in runs], len(self.driver.in_training)))
         future: Future[Any] = Future()
@@ -540,6 +540,8 @@ class Mortal:
         else:
             future.set_result([RunResult(run) for run in runs])
         return future
+
+    def look(self) -> None: ...
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -577,7 +579,7 @@ def test_smaller_groups_come_first(tmp_path: Path) -> None:
 
 def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
     class Confused(Mortal):
-        def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+        def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Any]:
             future: Future[Any] = Future()
             future.set_exception(TypeError("can't pickle it"))
             return future
@@ -697,6 +699,63 @@ def test_progress_is_plain_lines_without_a_terminal(
     assert out == ""
     assert err.splitlines() == ["3 of 10 runs, 00:14 left", "6 of 10 runs, 00:08 left", "10 of 10 runs, 00:00 left"]
     assert [result.status for result in progress.failed] == ["failed"]
+
+
+def test_steps_of_groups_in_training_count_before_the_first_has_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line every 5 seconds, and less often the longer a sweep has taken; whole runs, but time by the step."""
+    now = [0.0]
+    monkeypatch.setattr("bnrepro.sweeping.time.monotonic", lambda: now[0])
+    runs = expand(settings({"train.steps": 100}), {"seed": [0, 1, 2, 3]})
+    progress = Progress(4)
+    for now[0], part, step in (
+        (3.0, runs[:2], 20),
+        (6.0, runs[:2], 40),
+        (6.0, runs[:2], 40),
+        (9.0, runs[:2], 50),
+        (12.0, runs[2:], 50),
+        (12.0, runs[:2], 0),  # whose worker has died
+        (1000.0, runs[:2], 90),
+    ):
+        progress.reached(part, step)
+    progress([RunResult(run) for run in runs[:2]])
+    now[0] = 1019.0
+    progress.reached(runs[2:], 75)
+    now[0] = 1023.0
+    progress.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 4 runs, 00:24 left",
+        "0 of 4 runs, 00:12 left",
+        "0 of 4 runs, 07:08 left",
+        "2 of 4 runs, 02:26 left",
+    ]
+
+
+def test_the_bar_moves_with_the_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnrepro.sweeping.sys.stderr.isatty", lambda: True)
+    runs = expand(settings({"train.steps": 100}), {"seed": [0, 1, 2, 3]})
+    progress = Progress(4)
+    monkeypatch.setattr(progress._bar, "start_t", progress._bar.start_t - 60)
+    monkeypatch.setattr(progress._bar, "last_print_t", progress._bar.last_print_t - 60)
+    progress.reached(runs[:2], 50)
+    progress.tick()
+    assert re.search(r" 25%.* 0/4 \[01:00<03:00, ", capsys.readouterr().err)
+    progress([RunResult(run) for run in runs])
+    progress.close()
+    assert re.search(r"100%.* 4/4 ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("compute", [HERE, Local(n_jobs=1, group_size=None)])
+def test_a_group_in_training_moves_the_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: Compute
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(sweeping, "POLL", 0.001)
+    monkeypatch.setattr(Progress, "reached", lambda progress, runs, step: told.append(step))
+    train_all(tmp_path, [a_run({"train.steps": 3000})], compute)
+    assert len(set(told)) > 2
+    assert told == sorted(told)
 
 
 def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
