@@ -181,9 +181,10 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
     """Load every data set of the runs, once.
 
     Raises:
-        InputError: if one can't be loaded, or is smaller than a mini-batch.
+        InputError: if one can't be loaded, is smaller than a mini-batch, or has images that a model does not take.
     """
     data: dict[Choice[Source], Dataset] = {}
+    built = set[tuple[Choice[Source], str]]()
     for run in runs:
         if run.dataset not in data:
             data[run.dataset] = run.dataset.value.load()
@@ -193,7 +194,21 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
                 f"train.batch_size={run.train.batch_size}: must be at most {examples}, "
                 f"the training examples of {run.dataset.name}"
             )
+        if (kind := (run.dataset, run.model.shared)) not in built:
+            built.add(kind)
+            _check_fit(run, data[run.dataset])
     return data
+
+
+def _check_fit(run: RunConfig, data: Dataset) -> None:
+    """Refuse a model that can't be built for the images of its data set."""
+    try:
+        run.model.value.build(data.classes).init(np.random.default_rng(0), data.image_shape)
+    except ValueError as error:  # as layers refuse a shape; what else a class of the user's raises fails the run
+        _, height, width = data.image_shape
+        raise InputError(
+            f"model.name={run.model.name}: must go with the images of {run.dataset.name}, {height}×{width} ({error})"
+        ) from error
 
 
 def run_all(

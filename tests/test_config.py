@@ -509,6 +509,13 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
     [
         (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
         (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        (
+            ["dataset=mnist", "dataset.sha256=foo"],
+            "dataset.sha256=foo: must be a valid list or be 'published', or null",
+        ),
+        (["dataset=mnist", "dataset.sha256=[foo,null]"], "dataset.sha256.1=null: must be a valid string"),
+        (["dataset=mnist", "dataset.sha256_gz=foo"], "dataset.sha256_gz=foo: must be a valid list, or null"),
+        (["model.init.std=-1"], "model.init.std=-1: must be greater than 0, or null"),
         (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
         (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
         (["lr_schedule=step", "lr_schedule.every=0"], "lr_schedule.every=0: must be a number of steps"),

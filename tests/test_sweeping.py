@@ -23,6 +23,7 @@ from sweeps import eventually
 from tqdm import tqdm
 
 from bnrepro import sweeping
+from bnrepro.composition import compose
 from bnrepro.config import Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
@@ -655,6 +656,34 @@ def test_a_batch_larger_than_the_data_set_is_rejected_before_training(tmp_path: 
     assert len(load_data(runs[:1])) == 1
     with pytest.raises(
         InputError, match=r"^train\.batch_size=1443: must be at most 1442, the training examples of digits$"
+    ):
+        train_all(tmp_path, runs)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "channels", "refused"),
+    [
+        (1, "cnn", [2], "1×1"),
+        (2, "cnn", [2], ""),
+        (3, "cnn", [2, 2], "3×3"),
+        (4, "cnn", [2, 2], ""),
+        (1, "mlp", None, ""),
+    ],
+)
+def test_a_model_that_the_images_are_too_small_for_is_refused_before_training(
+    tmp_path: Path, trained: list[list[str]], size: int, model: str, channels: list[int] | None, refused: str
+) -> None:
+    changes: dict[str, Any] = {"dataset.root": str(write_idx(tmp_path / "root", size=size)), "dataset.sha256": None}
+    if model == "cnn":
+        changes["model"] = compose(["model=cnn"])["model"] | {"channels": channels}
+    runs = [a_run({"train.batch_size": 10} | changes, "dataset=mnist")]
+    if not refused:
+        assert train_all(tmp_path, runs)[0].load().runs["status"].tolist() == ["done"]
+        return
+    with pytest.raises(
+        InputError,
+        match=rf"^model\.name=cnn: must go with the images of mnist, {refused} \(MaxPool2D: kernel 2 is larger than",
     ):
         train_all(tmp_path, runs)
     assert trained == []
