@@ -6,6 +6,7 @@ Hydra composes ``conf/``, which holds every default; here stand the types and th
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from .diagnostics import check_columns
 from .errors import InputError
 from .narrowing import ABSENT, AROUND, Keys, find
 from .provenance import code_digest, digest
-from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
+from .recipe import ACTIVATIONS, MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
 from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
 
 T = TypeVar("T")
@@ -258,7 +259,12 @@ def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
 
 
 def _with_whole_options(model: Model, key: str) -> Model:
-    """Return the model with the options of its norm checked, and the norm's own defaults filled in."""
+    """Return the model with its activation and the options of its norm checked, and the norm's defaults filled in."""
+    try:
+        inspect.signature(ACTIVATIONS.resolve(model.activation, f"{key}.activation")).bind()
+    except TypeError as error:
+        taken = f"must be a class that takes no arguments ({error})"
+        raise InputError(f"{key}.activation={model.activation}: {taken}") from error
     norm = NORMS.resolve(model.norm, f"{key}.norm")
     if norm is None:
         return replace(model, norm_options={})

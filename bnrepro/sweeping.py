@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ from .data import Dataset, Source
 from .errors import InputError
 from .narrowing import MOST_RUNS
 from .provenance import environment
-from .recipe import Model, train_runs
+from .recipe import Init, Model, train_runs
 from .settings import Choice, flatten, to_override
 from .store import CLAIM_SECONDS, RunResult, Store
 from .training import Measurement
@@ -181,7 +182,7 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
     """Load every data set of the runs, once.
 
     Raises:
-        InputError: if one can't be loaded, is smaller than a mini-batch, or has images that a model does not take.
+        InputError: if one can't be loaded, is smaller than a mini-batch, or has images too small for a model of ours.
     """
     data: dict[Choice[Source], Dataset] = {}
     built = set[tuple[Choice[Source], str]]()
@@ -201,10 +202,16 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
 
 
 def _check_fit(run: RunConfig, data: Dataset) -> None:
-    """Refuse a model that can't be built for the images of its data set."""
+    """Refuse a model of ours that can't be built for the images of its data set.
+
+    Classes of the user's are left to the workers, which they may kill: the shapes are those with plain parts.
+    """
+    if not isinstance(run.model.value, Model):
+        return
+    plain = replace(run.model.value, activation="relu", norm="none", init=Init("he", None))
     try:
-        run.model.value.build(data.classes).init(np.random.default_rng(0), data.image_shape)
-    except ValueError as error:  # as layers refuse a shape; what else a class of the user's raises fails the run
+        plain.build(data.classes).init(np.random.default_rng(0), data.image_shape)
+    except ValueError as error:
         _, height, width = data.image_shape
         raise InputError(
             f"model.name={run.model.name}: must go with the images of {run.dataset.name}, {height}×{width} ({error})"

@@ -311,6 +311,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("self._parts.pop(result.config.run_id, None)", "pass", "test_sweeping.py count_before"),
         M("done - self._bar.n", "self.ended - self._bar.n", "test_sweeping.py bar_moves"),
         M("/ done * (self.total - done)", "/ done * self.total", "test_sweeping.py count_before"),
+        M("_check_fit(run, data[run.dataset])", "pass", "test_sweeping.py too_small"),
         M("if run.train.batch_size > examples", "if run.train.batch_size < 0", "test_sweeping.py batch_larger"),
         M("if len(found) > 1]", "if found]", "test_sweeping.py tell_runs_apart"),
     ],
@@ -413,6 +414,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("option=_is_option(override), parts", "parts", "test_narrowing.py varies_is"),
         M("for part in (each, *each.parts)", "for part in (each,)", "test_narrowing.py can_have_no_effect"),
         M("{*overrides}\n", "{*parsed}\n", "test_narrowing.py with_multirun"),
+        M("if jobs > MOST_RUNS:", "if not jobs:", "test_composition.py too_many"),
         M(
             "GlobalHydra.instance().hydra, version.version_base = before",
             "del before",
