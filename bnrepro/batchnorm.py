@@ -241,8 +241,8 @@ class BatchNormalization:
         given = np.asarray(x)
         rows = _floats("x", given)
         shape = rows.shape
-        if rows.ndim not in (2, 4):
-            raise ValueError(f"BatchNormalization takes (N, D) or (N, C, H, W), not {shape}")
+        if rows.ndim not in (2, 4) or 0 in shape[1:]:
+            raise ValueError(f"BatchNormalization takes (N, D) or (N, C, H, W), of which D, C, H, W > 0, not {shape}")
         if (self.running_mean is None) != (self.running_var is None):
             raise ValueError("running_mean and running_var come together, or neither")
         features, begun = shape[1], self.running_mean is not None

@@ -75,10 +75,17 @@ def gather_lists(overrides: Sequence[str]) -> list[str]:
     with ``--multirun``, they stay what they are to Hydra.
 
     Raises:
-        InputError: if a list has no end, or no values.
+        InputError: if a list has no end, no values, or too many.
     """
     parsed = [next(_parsed([override]), None) for override in overrides]
     multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*overrides}
+    if multirun:
+        jobs = 1
+        for known in parsed:
+            if known and known.is_range_sweep():
+                jobs *= len(_listed(known))
+                if jobs > MOST_RUNS:
+                    raise InputError(f"{_text(known)}: makes {jobs} jobs of --multirun; must be at most {MOST_RUNS}")
     if multirun or not any(o and o.key_or_group == "sweep" and o.value() for o in parsed):
         return list(overrides)
     gathered, lists = [], []

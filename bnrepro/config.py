@@ -6,6 +6,7 @@ Hydra composes ``conf/``, which holds every default; here stand the types and th
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from .diagnostics import check_columns
 from .errors import InputError
 from .narrowing import ABSENT, AROUND, Keys, find
 from .provenance import code_digest, digest
-from .recipe import MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
+from .recipe import ACTIVATIONS, MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training
 from .settings import Choice, Setting, Table, declarations, describe, to_json, to_override
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def validated_value(kind: Any, value: object, key: str) -> Any:
     try:
         found = _adapter(kind).validate_python(value)
     except ValidationError as error:
-        raise InputError(_explained(error.errors()[0], key)) from error
+        raise InputError(_explained(error.errors(), key, kind)) from error
     for where, integer in _integers(found, key):
         if not -(2**63) <= integer < 2**63:
             raise InputError(f"{where}={integer}: must fit in 64 bits, which is what SQLite can hold")
@@ -92,20 +93,35 @@ KINDS = {
 """The words for what is expected where pydantic's type of error is one of these and what is wrong with it."""
 
 
-def _explained(error: ErrorDetails, key: str) -> str:
-    path = [part for part in map(str, error["loc"]) if "[" not in part]  # else the type that was tried, of several
-    where, kind, context = _join(key, *path), error["type"], error.get("ctx", {})
-    if kind == "missing":
+def _explained(errors: Sequence[ErrorDetails], key: str, kind: Any) -> str:
+    error, path = errors[0], _path(errors[0])
+    where = _join(key, *path)
+    if error["type"] == "missing":
         return f"{where}: missing"
-    if kind == "value_error":  # raised by the class itself, which names the value
-        return _join(where, str(context["error"]))
+    if error["type"] == "value_error":  # raised by the class itself, which names the value
+        return _join(where, str(error["ctx"]["error"]))
+    allowed = " or ".join(dict.fromkeys(_allowed(each) for each in errors if _path(each) == path))
+    null = ", or null" if _takes_null(kind, path) else ""
+    return f"{where}={to_override(error['input'])}: must {allowed}{null}"
+
+
+def _path(error: ErrorDetails) -> list[str]:
+    return [part for part in map(str, error["loc"]) if "[" not in part]  # else the type that was tried, of several
+
+
+def _allowed(error: ErrorDetails) -> str:
+    kind = error["type"]
     if kind in ALLOWED:
-        allowed = ALLOWED[kind].format(**context)
-    elif (expected := kind.partition("_")[0]) in KINDS:
-        allowed = f"be a valid {KINDS[expected]}"
-    else:
-        allowed = f"be right ({error['msg']})"
-    return f"{where}={to_override(error['input'])}: must {allowed}"
+        return ALLOWED[kind].format(**error.get("ctx", {}))
+    expected = kind.partition("_")[0]
+    return f"be a valid {KINDS[expected]}" if expected in KINDS else f"be right ({error['msg']})"
+
+
+def _takes_null(kind: Any, path: Sequence[str]) -> bool:
+    """Tell whether what stands at a path below a type may be null."""
+    for name in path:
+        kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+    return type(None) in get_args(kind)
 
 
 def _check_fields(options: Mapping[str, Any], cls: Any, key: str) -> None:
@@ -243,7 +259,12 @@ def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
 
 
 def _with_whole_options(model: Model, key: str) -> Model:
-    """Return the model with the options of its norm checked, and the norm's own defaults filled in."""
+    """Return the model with its activation and the options of its norm checked, and the norm's defaults filled in."""
+    try:
+        inspect.signature(ACTIVATIONS.resolve(model.activation, f"{key}.activation")).bind()
+    except TypeError as error:
+        taken = f"must be a class that takes no arguments ({error})"
+        raise InputError(f"{key}.activation={model.activation}: {taken}") from error
     norm = NORMS.resolve(model.norm, f"{key}.norm")
     if norm is None:
         return replace(model, norm_options={})

@@ -302,6 +302,8 @@ def gradients(s: Snapshot) -> Mapping[str, Array]:
 @measures(*_percentile_columns("unit", "the input of the unit"))
 def units(s: Snapshot) -> Mapping[str, Array]:
     """Measure p15, p50, p85 of what enters each unit of the last nonlinearity (Figure 1(b, c))."""
+    if not s.taps:
+        raise InputError("diagnostics=units: must be left out, since the network has no nonlinearity")
     *_, last = s.taps.values()
     found = unit_percentiles(_units(last), PERCENTILES)
     return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}

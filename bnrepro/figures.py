@@ -9,7 +9,7 @@ import math
 import textwrap
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -380,16 +380,26 @@ def legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
 # Files
 
 
+ABANDONED_SECONDS = 3600
+"""The age of an unfinished file, which is written within seconds, beyond which who wrote it was killed."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path to write to in place of ``path``, which gets the file once it is whole and never a torn one.
 
-    The path is nobody else's, so that two who write the same file at once both end well; an exception removes it.
+    The path is nobody else's, so that two who write the same file at once both end well; an exception removes it, and
+    the next writer what others left that were killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield partial
+        now = partial.stat().st_mtime  # by the clock of that file system
+        for left in path.parent.glob(".*.partial"):
+            with suppress(OSError):
+                if now - left.stat().st_mtime > ABANDONED_SECONDS:
+                    left.unlink()
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ is found twice is refused, so that neither hides the other.
 
 from __future__ import annotations
 
+import codecs
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -49,13 +50,16 @@ def use(runtime: Any) -> None:
         runtime: ``hydra.runtime`` of what it has composed.
 
     Raises:
-        InputError: if an option that was chosen, or the experiment of the sweep, is in more than one folder.
+        InputError: if an option that was chosen, or the experiment of the sweep, is in more than one folder; or if an
+            option has a ``# @package`` that Hydra does not see.
     """
     found = (Path(source["path"]).resolve() for source in runtime["config_sources"] if source["schema"] == "file")
     _option_folders[:] = dict.fromkeys(found)
     for group, option in runtime["choices"].items():
         if isinstance(option, str):
-            _only_one([folder / group / f"{option}.yaml" for folder in _option_folders])
+            file = _only_one([folder / group / f"{option}.yaml" for folder in _option_folders])
+            if file and file.read_bytes().startswith(codecs.BOM_UTF8 + b"# @package"):
+                raise InputError(f"{file}: begins with a byte order mark, behind which Hydra does not see # @package")
     find_experiment(str(runtime["choices"].get("sweep")))
 
 

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -100,6 +101,8 @@ def begin() -> Iterator[None]:
     What is printed may meet an encoding of few characters, a full disk, or a reader that has had enough, such as head.
     Where stdout failed, a command that did its work ends with status 1, and one line unless the reader has gone.
     """
+    # Of a read-only /dev/shm, which is told where processes would be started.
+    warnings.filterwarnings("ignore", ".*joblib will operate in serial mode", UserWarning)
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     sys.stderr, _ = _lasting(sys.stderr)

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,7 +28,7 @@ from .data import Dataset, Source
 from .errors import InputError
 from .narrowing import MOST_RUNS
 from .provenance import environment
-from .recipe import Model, train_runs
+from .recipe import Init, Model, train_runs
 from .settings import Choice, flatten, to_override
 from .store import CLAIM_SECONDS, RunResult, Store
 from .training import Measurement
@@ -180,9 +182,10 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
     """Load every data set of the runs, once.
 
     Raises:
-        InputError: if one can't be loaded, or is smaller than a mini-batch.
+        InputError: if one can't be loaded, is smaller than a mini-batch, or has images too small for a model of ours.
     """
     data: dict[Choice[Source], Dataset] = {}
+    built = set[tuple[Choice[Source], str]]()
     for run in runs:
         if run.dataset not in data:
             data[run.dataset] = run.dataset.value.load()
@@ -192,7 +195,27 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
                 f"train.batch_size={run.train.batch_size}: must be at most {examples}, "
                 f"the training examples of {run.dataset.name}"
             )
+        if (kind := (run.dataset, run.model.shared)) not in built:
+            built.add(kind)
+            _check_fit(run, data[run.dataset])
     return data
+
+
+def _check_fit(run: RunConfig, data: Dataset) -> None:
+    """Refuse a model of ours that can't be built for the images of its data set.
+
+    Classes of the user's are left to the workers, which they may kill: the shapes are those with plain parts.
+    """
+    if not isinstance(run.model.value, Model):
+        return
+    plain = replace(run.model.value, activation="relu", norm="none", init=Init("he", None))
+    try:
+        plain.build(data.classes).init(np.random.default_rng(0), data.image_shape)
+    except ValueError as error:
+        _, height, width = data.image_shape
+        raise InputError(
+            f"model.name={run.model.name}: must go with the images of {run.dataset.name}, {height}×{width} ({error})"
+        ) from error
 
 
 def run_all(
@@ -264,6 +287,7 @@ class _Driver:
             if self.in_training:
                 for future in wait(self.in_training, POLL, FIRST_COMPLETED).done:
                     self._end(future)
+                self.workers.look()
                 self.progress.tick()
             elif self.suspects:
                 self._claim_and_train([self.suspects.popleft()])
@@ -278,7 +302,8 @@ class _Driver:
         ours = {run.run_id for run in claimed}
         self.elsewhere += [run for run in group if run.run_id not in ours]
         if claimed:
-            self.in_training[self.workers.submit(train_group, claimed)] = claimed
+            tell = partial(self.progress.reached, claimed)
+            self.in_training[self.workers.submit(train_group, claimed, tell)] = claimed
 
     def _end(self, future: Future[list[RunResult]]) -> None:
         group = self.in_training.pop(future)
@@ -344,16 +369,21 @@ def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]
     """Return a bar in a terminal or a notebook; else, or of nothing, one that shows nothing, its ``disable`` true."""
     in_notebook = any(part.__module__ == "tqdm.notebook" for part in auto.tqdm.__mro__)
     shown = in_notebook or sys.stderr.isatty()
-    return auto.tqdm(total=total, unit=unit, disable=not (shown and total), leave=leave, dynamic_ncols=True)
+    return auto.tqdm(total=total, unit=unit, disable=not (shown and total), leave=leave, dynamic_ncols=True, miniters=0)
 
 
 class Progress:
-    """A display of how many runs have ended, and when the rest will: a bar in a terminal, else a line now and then."""
+    """A display of how many runs have ended, and when the rest will: a bar in a terminal, else a line now and then.
+
+    What runs in training have done of their steps counts for the time that is left, and moves the bar.
+    """
 
     def __init__(self, total: int) -> None:
         """Begin with none of the ``total`` runs trained."""
         self.total, self.ended = total, 0
         self.failed: list[RunResult] = []
+        self._parts: dict[str, float] = {}
+        """What each run in training has done of its steps."""
         self._noted: set[str] = set()
         self._begin = self._last_line = time.monotonic()
         self._bar = progress_bar(total, "run")
@@ -362,11 +392,25 @@ class Progress:
         """Count the runs of a group that has ended."""
         self.ended += len(results)
         self.failed += [result for result in results if result.status == "failed"]
-        self._bar.update(len(results))
-        now = time.monotonic()
-        if self._bar.disable and (now - self._last_line > LINE_EVERY or self.ended == self.total):
+        for result in results:
+            self._parts.pop(result.config.run_id, None)
+        self._show(last=self.ended == self.total)
+
+    def reached(self, runs: Sequence[RunConfig], step: int) -> None:
+        """Count the steps that runs in training have done."""
+        self._parts |= {run.run_id: step / run.train.steps for run in runs}
+        self._show()
+
+    def _show(self, *, last: bool = False) -> None:
+        done, now = self.ended + sum(self._parts.values()), time.monotonic()
+        if not self._bar.disable:
+            self._bar.bar_format = (
+                f"{{l_bar}}{{bar}}| {self.ended}/{self.total} [{{elapsed}}<{{remaining}}, {{rate_fmt}}]"
+            )
+            self._bar.update(done - self._bar.n)
+        elif last or (done and now - self._last_line > max(LINE_EVERY, (now - self._begin) / 50)):
             self._last_line = now
-            left = tqdm.format_interval((now - self._begin) / self.ended * (self.total - self.ended))
+            left = tqdm.format_interval((now - self._begin) / done * (self.total - done))
             print(f"{self.ended} of {self.total} runs, {left} left", file=sys.stderr, flush=True)
 
     def found(self, count: int) -> None:
@@ -375,7 +419,8 @@ class Progress:
         self._bar.total = self.total
 
     def tick(self) -> None:
-        """Let the bar show the time, since the first group may take long."""
+        """Let the display show the time, since groups may take long."""
+        self._show()
         self._bar.refresh()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -38,9 +39,14 @@ from .data import Dataset, Source
 from .errors import InputError
 from .interrupts import hold_signals, ignore_interrupts
 from .settings import Choice
+from .training import Measurement
 
 Result = TypeVar("Result")
-Task = Callable[[Sequence[RunConfig], Dataset], Result]
+Task = Callable[..., Result]
+"""A function of runs and their data set; or of these and what is to be called with each measurement."""
+Watch = Callable[[Measurement], object]
+Tell = Callable[[int], object]
+"""A function that is told how many steps a group has been trained."""
 Data = Mapping[Choice[Source], Dataset]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
@@ -48,6 +54,9 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
 
 CONNECT_SECONDS = 5
 """The time that a Dask scheduler may take to answer."""
+
+TOPIC = "bnrepro-steps"
+"""The topic of Dask under which workers log the steps that they have reached."""
 
 
 class Workers(Protocol):
@@ -57,11 +66,17 @@ class Workers(Protocol):
     def count(self) -> int:
         """Return how many groups can be in training at once, now; 0 if all workers are gone but some may come."""
 
-    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
-        """Call ``task(runs, data)`` in a worker, with the data set of the runs.
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Result]:
+        """Call ``task(runs, data)`` in a worker, with the data set of the runs, or ``task(runs, data, watch)``.
+
+        With ``tell``, the task gets a ``watch`` to call with each measurement; ``tell`` is called with its step, at
+        once or at the next :meth:`look`.
 
         The future raises InputError if the code there is not the code here, and WorkerDied if its process died.
         """
+
+    def look(self) -> None:
+        """Tell which steps the groups in training have reached, where that could not be told at once."""
 
 
 class WorkerDied(Exception):
@@ -90,7 +105,7 @@ def cause_of_death(error: BaseException) -> str | None:
     return str(error) if isinstance(error, died) else None
 
 
-def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], data: Dataset) -> Result:
+def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], data: Dataset, *watch: Watch) -> Result:
     """Run the task in a worker, if the code there is the code of the sweep."""
     # For good, and not only around each training: those in other threads of a worker of Dask would set it back.
     threadpoolctl.threadpool_limits(1, user_api="blas")
@@ -100,7 +115,7 @@ def _work(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], da
                 f"a worker on {platform.node()} has other code (digest {run.code}) than this process ({expected}): "
                 "workers need the same files, unchanged until the sweep ends"
             )
-    return task(runs, data)
+    return task(runs, data, *watch)
 
 
 # This process
@@ -114,14 +129,17 @@ class _Inline:
     def __init__(self, data: Data) -> None:
         self._data = data
 
-    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Result]:
         future: Future[Result] = Future()
+        watch = [lambda measured: tell(measured.step)] if tell else []
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             try:
-                future.set_result(task(runs, self._data[runs[0].dataset]))
+                future.set_result(task(runs, self._data[runs[0].dataset], *watch))
             except Exception as error:
                 future.set_exception(error)
         return future
+
+    def look(self) -> None: ...
 
 
 # Processes of this machine
@@ -152,12 +170,17 @@ class _Processes:
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._last: dict[int, Future[Any]] = {}
         """The future that each worker was last given."""
+        self._tell: dict[int, Tell | None] = {}
+        """What is to be told of the task that each worker was last given."""
         self._alive, self._held = Pipe(duplex=False)
         """Nothing is ever sent; the system closes the end that is held here as soon as this process has ended."""
 
-    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Result]:
         free = next(i for i in range(self.count) if i not in self._last or self._last[i].done())
-        work = _work_on_file, task, runs, [run.code for run in runs], self._files[runs[0].dataset]
+        self._tell[free], steps = tell, self._steps(free)
+        steps.unlink(missing_ok=True)
+        watch = [functools.partial(_leave_step, steps)] if tell else []
+        work = _work_on_file, task, runs, [run.code for run in runs], self._files[runs[0].dataset], *watch
         with hold_signals():
             try:
                 future = self._executors[free].submit(*work)
@@ -173,6 +196,16 @@ class _Processes:
                 future = self._executors[free].submit(*work)
         self._last[free] = _with_exit_code(future, self._executors[free])
         return self._last[free]
+
+    def look(self) -> None:
+        for i, tell in self._tell.items():
+            if tell and not self._last[i].done():
+                with contextlib.suppress(OSError):  # nothing measured yet
+                    tell(self._steps(i).stat().st_size)
+
+    def _steps(self, worker: int) -> Path:
+        """Return the file whose size is the step that a worker has reached: no space on the disk, and never torn."""
+        return Path(self._folder) / f"{worker}.steps"
 
     def end(self) -> None:
         """Kill the workers, all at once, and wait until the last has ended."""
@@ -237,8 +270,16 @@ def _end_with(alive: Connection, folder: str) -> None:
     os._exit(1)
 
 
-def _work_on_file(task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], file: str) -> Result:
-    return _work(task, runs, code, _load(file))
+def _work_on_file(
+    task: Task[Result], runs: Sequence[RunConfig], code: Sequence[str], file: str, *watch: Watch
+) -> Result:
+    return _work(task, runs, code, _load(file), *watch)
+
+
+def _leave_step(file: Path, measured: Measurement) -> None:
+    """Leave the step where ``_Processes.look`` finds it; that it can't be left stops no training."""
+    with contextlib.suppress(OSError), file.open("ab") as opened:
+        opened.truncate(measured.step)
 
 
 @functools.cache
@@ -290,6 +331,12 @@ class _Cluster:
         self._executor = client.get_executor(pure=False)
         # Not scattered: what is scattered is lost with the last worker that has it.
         self._data = {name: client.submit(_same, dataset, pure=False) for name, dataset in data.items()}
+        self._numbers = itertools.count()
+        self._told: dict[int, tuple[Future[Any], Tell]] = {}
+        """What is to be told of each group in training, by its number."""
+        self._reached: dict[int, int] = {}
+        """What was heard, in a thread of Dask, since the last look: the steps of groups by their numbers."""
+        client.subscribe_topic(TOPIC, self._hear)
 
     @property
     def count(self) -> int:
@@ -299,10 +346,30 @@ class _Cluster:
             raise InputError(f"compute.scheduler={self._client.scheduler.address}: lost ({error})") from error
         return threads if self._n_jobs < 0 else min(threads, self._n_jobs)
 
-    def submit(self, task: Task[Result], runs: Sequence[RunConfig]) -> Future[Result]:
+    def submit(self, task: Task[Result], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Result]:
+        number = next(self._numbers)
+        watch = [functools.partial(_log_step, self._client.id, number)] if tell else []
         code, data = [run.code for run in runs], self._data[runs[0].dataset]
-        future: Future[Result] = self._executor.submit(_work, task, runs, code, data)
+        future: Future[Result] = self._executor.submit(_work, task, runs, code, data, *watch)
+        if tell:
+            self._told[number] = future, tell
         return future
+
+    def look(self) -> None:
+        self._told = {number: told for number, told in self._told.items() if not told[0].done()}
+        while self._reached:
+            number, step = self._reached.popitem()
+            if number in self._told:
+                self._told[number][1](step)
+
+    def _hear(self, event: tuple[float, tuple[str, int, int]]) -> None:
+        client, number, step = event[1]
+        if client == self._client.id:  # and not another sweep on the same cluster
+            self._reached[number] = step
+
+
+def _log_step(client: str, number: int, measured: Measurement) -> None:
+    importlib.import_module("distributed").get_worker().log_event(TOPIC, (client, number, measured.step))
 
 
 def _same(dataset: Dataset) -> Dataset:

@@ -23,7 +23,7 @@ from bnrepro import sweeping, workers
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, Compute, Local, RunConfig
 from bnrepro.store import RunResult, Store
-from bnrepro.workers import Data
+from bnrepro.workers import Data, Tell
 
 GRID = {
     "model": {"activation": ["sigmoid", "relu"], "norm": ["none", "batch"], "init": {"std": [0.01, 0.03, 0.1, 0.3, 1]}},
@@ -41,8 +41,10 @@ class Stub:
 
     count = 2
 
-    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Any]:
         raise Begun
+
+    def look(self) -> None: ...
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
 
-from bnrepro.composition import complete, compose, mistake, options
+from bnrepro.composition import complete, compose, gather_lists, mistake, options
 from bnrepro.errors import InputError
 from bnrepro.places import CONF
 from bnrepro.startup import VERSION_BASE
@@ -105,6 +105,36 @@ def test_own_options_may_stand_in_any_folder_with_a_mark_and_any_line_ends(
     (own / "of_a_test.yaml").write_bytes(text.encode())
     monkeypatch.chdir(tmp_path / folder)
     assert compose(["+sweep=of_a_test"])["sweep"]["grid"] == {"seed": [4, 5]}
+
+
+def test_a_mark_before_a_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "conf" / "sweep" / "marked.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("\ufeff# @package _global_\nseed: 3\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"marked\.yaml: begins with a byte order mark, .* # @package$"):
+        compose(["+sweep=marked"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (["seed=range(0,1000000000)"], "seed=range(0,1000000000): must list at most 1000000 values"),
+        (
+            ["seed=range(0,2000)", "train.steps=range(1,1001)"],
+            "train.steps=range(1,1001): makes 2000000 jobs of --multirun; must be at most 1000000",
+        ),
+        (["seed=range(0,2000)", "train.steps=range(1,501)", "model=glob(*)"], None),
+    ],
+)
+def test_jobs_of_multirun_are_not_too_many_to_hold(overrides: list[str], refused: str | None) -> None:
+    given = ["--multirun", *overrides]
+    if refused is None:
+        assert gather_lists(given) == given
+        return
+    with pytest.raises(InputError) as error:
+        gather_lists(given)
+    assert str(error.value) == refused
 
 
 def test_options_are_those_of_a_group() -> None:

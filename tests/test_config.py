@@ -349,6 +349,11 @@ class Swish(Sigmoid):
     pass
 
 
+class Leaky(Sigmoid):
+    def __init__(self, slope):
+        pass
+
+
 @dataclass(frozen=True)
 class Shift(BatchNorm):
     shift: float = 0.5
@@ -401,6 +406,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module with something of everything that settings can name."""
     (tmp_path / "mine_of_test_config.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_an_activation_takes_no_arguments(mine: None) -> None:
+    with pytest.raises(InputError) as error:
+        a_run({"model.activation": "mine_of_test_config.Leaky"})
+    path, problem = "mine_of_test_config.Leaky", "missing a required argument: 'slope'"
+    assert message(error) == f"model.activation={path}: must be a class that takes no arguments ({problem})"
 
 
 def test_classes_by_import_path(mine: None) -> None:
@@ -514,6 +526,13 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
     [
         (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
         (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        (
+            ["dataset=mnist", "dataset.sha256=foo"],
+            "dataset.sha256=foo: must be a valid list or be 'published', or null",
+        ),
+        (["dataset=mnist", "dataset.sha256=[foo,null]"], "dataset.sha256.1=null: must be a valid string"),
+        (["dataset=mnist", "dataset.sha256_gz=foo"], "dataset.sha256_gz=foo: must be a valid list, or null"),
+        (["model.init.std=-1"], "model.init.std=-1: must be greater than 0.0, or null"),
         (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
         (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
         (["lr_schedule=step", "lr_schedule.every=0"], "lr_schedule.every=0: must be a number of steps"),

@@ -404,6 +404,11 @@ def test_what_a_diagnostic_gives_is_what_it_declares(column: Column, shape: tupl
     assert str(error.value) == f"diagnostics=mine.x: {problem}"
 
 
+def test_units_without_a_nonlinearity_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^diagnostics=units: must be left out, since the network has no nonlinear"):
+        diagnostics.units(replace(take(NETWORKS["relu"]), taps={}))
+
+
 def test_the_label_of_an_axis_has_the_unit_in_brackets() -> None:
     assert Column("a", "run", "loss", "nats").label == "loss (nats)"
     assert Column("a", "run", "accuracy").label == "accuracy"

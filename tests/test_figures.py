@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -551,6 +552,17 @@ def test_a_file_that_is_being_written_is_the_one_before_or_the_whole(
         save(Figure(), tmp_path, "figure", ["png"])
     assert (tmp_path / "figure.png").read_text() == "the one before"
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    ages = {"old": figures.ABANDONED_SECONDS + 60, "young": figures.ABANDONED_SECONDS - 60}
+    for name, age in ages.items():
+        left = tmp_path / f".{name}.partial"
+        left.touch()
+        os.utime(left, (0, left.stat().st_mtime - age))
+    with figures.atomic_write(tmp_path / "table.csv") as partial:
+        partial.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", ".young.partial"}
 
 
 def test_two_who_write_one_file_at_once_both_end_well(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import in_a_process
 
 from bnrepro.places import VERSION
 from bnrepro.startup import answer, begin
@@ -48,6 +49,26 @@ def test_bash_completes(command: str, tmp_path: Path) -> None:
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.stdout.splitlines(), done.stderr) == (["+sweep=my_own", "optimizer.lr=", ""], "")
+
+
+NO_SEMAPHORES = """
+import _multiprocessing, errno, os
+from bnrepro.__main__ import main
+
+class SemLock:
+    SEM_VALUE_MAX = 1
+
+    def __init__(self, *given, **named):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+_multiprocessing.SemLock = SemLock
+main()
+"""
+
+
+def test_a_read_only_dev_shm_is_no_matter_to_a_single_run(tmp_path: Path) -> None:
+    ended = in_a_process(["-c", NO_SEMAPHORES, "train.steps=1"], tmp_path)
+    assert (ended.status, ended.err) == (0, "")
 
 
 def test_import_paths_begin_at_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

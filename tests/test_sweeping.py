@@ -24,6 +24,7 @@ from sweeps import eventually
 from tqdm import tqdm
 
 from bnrepro import sweeping
+from bnrepro.composition import compose
 from bnrepro.config import Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
@@ -33,7 +34,7 @@ from bnrepro.recipe import Status
 from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
-from bnrepro.workers import WorkerDied
+from bnrepro.workers import Tell, WorkerDied
 
 HERE = Inline(group_size=None)
 ONE_BY_ONE = [Inline(group_size=1), Local(n_jobs=2, group_size=1)]
@@ -386,7 +387,7 @@ def test_blas_has_one_thread_wherever_it_trains(tmp_path: Path, compute: Compute
     assert runs["blas"].str.len().min() > 0
 
 
-def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+def say_where_the_images_are(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
     """In place of training."""
     return [RunResult(run, status="failed", error=type(data.train_images).__name__) for run in runs]
 
@@ -404,9 +405,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Ids of the runs of each group for which training was really entered."""
     entered: list[list[str]] = []
 
-    def counted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def counted(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         entered.append([run.run_id for run in runs])
-        return train_group(runs, data)
+        return train_group(runs, data, *rest)
 
     monkeypatch.setattr(sweeping, "train_group", counted)
     return entered
@@ -462,7 +463,7 @@ def test_what_ended_before_an_interruption_is_kept(tmp_path: Path, trained: list
 
 
 def test_an_interruption_leaves_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def interrupted(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweeping, "train_group", interrupted)
@@ -476,7 +477,7 @@ def test_claims_are_kept_alive_while_training_holds_this_thread(
 ) -> None:
     beats: list[str] = []
 
-    def train(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def train(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         eventually(lambda: len(beats) >= 3)
         return [RunResult(run) for run in runs]
 
@@ -532,7 +533,7 @@ class Mortal:
         self.given: list[tuple[list[str], int]] = []
         self.driver: sweeping._Driver | None = None
 
-    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+    def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Any]:
         assert self.driver
         self.given.append(([run.run_id for run in runs], len(self.driver.in_training)))
         future: Future[Any] = Future()
@@ -541,6 +542,8 @@ class Mortal:
         else:
             future.set_result([RunResult(run) for run in runs])
         return future
+
+    def look(self) -> None: ...
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -578,7 +581,7 @@ def test_smaller_groups_come_first(tmp_path: Path) -> None:
 
 def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
     class Confused(Mortal):
-        def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig]) -> Future[Any]:
+        def submit(self, task: Callable[..., Any], runs: Sequence[RunConfig], tell: Tell | None = None) -> Future[Any]:
             future: Future[Any] = Future()
             future.set_exception(TypeError("can't pickle it"))
             return future
@@ -659,6 +662,34 @@ def test_a_batch_larger_than_the_data_set_is_rejected_before_training(tmp_path: 
     assert trained == []
 
 
+@pytest.mark.parametrize(
+    ("size", "model", "channels", "refused"),
+    [
+        (1, "cnn", [2], "1×1"),
+        (2, "cnn", [2], ""),
+        (3, "cnn", [2, 2], "3×3"),
+        (4, "cnn", [2, 2], ""),
+        (1, "mlp", None, ""),
+    ],
+)
+def test_a_model_that_the_images_are_too_small_for_is_refused_before_training(
+    tmp_path: Path, trained: list[list[str]], size: int, model: str, channels: list[int] | None, refused: str
+) -> None:
+    changes: dict[str, Any] = {"dataset.root": str(write_idx(tmp_path / "root", size=size)), "dataset.sha256": None}
+    if model == "cnn":
+        changes["model"] = compose(["model=cnn"])["model"] | {"channels": channels}
+    runs = [a_run({"train.batch_size": 10} | changes, "dataset=mnist")]
+    if not refused:
+        assert train_all(tmp_path, runs)[0].load().runs["status"].tolist() == ["done"]
+        return
+    with pytest.raises(
+        InputError,
+        match=rf"^model\.name=cnn: must go with the images of mnist, {refused} \(MaxPool2D: kernel 2 is larger than",
+    ):
+        train_all(tmp_path, runs)
+    assert trained == []
+
+
 def test_each_data_set_is_loaded_once(tmp_path: Path) -> None:
     root = write_idx(tmp_path / "root")
     changes = {"dataset.root": str(root), "dataset.sha256": None}
@@ -698,6 +729,63 @@ def test_progress_is_plain_lines_without_a_terminal(
     assert out == ""
     assert err.splitlines() == ["3 of 10 runs, 00:14 left", "6 of 10 runs, 00:08 left", "10 of 10 runs, 00:00 left"]
     assert [result.status for result in progress.failed] == ["failed"]
+
+
+def test_steps_of_groups_in_training_count_before_the_first_has_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line every 5 seconds, and less often the longer a sweep has taken; whole runs, but time by the step."""
+    now = [0.0]
+    monkeypatch.setattr("bnrepro.sweeping.time.monotonic", lambda: now[0])
+    runs = expand(settings({"train.steps": 100}), {"seed": [0, 1, 2, 3]})
+    progress = Progress(4)
+    for now[0], part, step in (
+        (3.0, runs[:2], 20),
+        (6.0, runs[:2], 40),
+        (6.0, runs[:2], 40),
+        (9.0, runs[:2], 50),
+        (12.0, runs[2:], 50),
+        (12.0, runs[:2], 0),  # whose worker has died
+        (1000.0, runs[:2], 90),
+    ):
+        progress.reached(part, step)
+    progress([RunResult(run) for run in runs[:2]])
+    now[0] = 1019.0
+    progress.reached(runs[2:], 75)
+    now[0] = 1023.0
+    progress.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 4 runs, 00:24 left",
+        "0 of 4 runs, 00:12 left",
+        "0 of 4 runs, 07:08 left",
+        "2 of 4 runs, 02:26 left",
+    ]
+
+
+def test_the_bar_moves_with_the_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnrepro.sweeping.sys.stderr.isatty", lambda: True)
+    runs = expand(settings({"train.steps": 100}), {"seed": [0, 1, 2, 3]})
+    progress = Progress(4)
+    monkeypatch.setattr(progress._bar, "start_t", progress._bar.start_t - 60)
+    monkeypatch.setattr(progress._bar, "last_print_t", progress._bar.last_print_t - 60)
+    progress.reached(runs[:2], 50)
+    progress.tick()
+    assert re.search(r" 25%.* 0/4 \[01:00<03:00, ", capsys.readouterr().err)
+    progress([RunResult(run) for run in runs])
+    progress.close()
+    assert re.search(r"100%.* 4/4 ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("compute", [HERE, Local(n_jobs=1, group_size=None)])
+def test_a_group_in_training_moves_the_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: Compute
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(sweeping, "POLL", 0.001)
+    monkeypatch.setattr(Progress, "reached", lambda progress, runs, step: told.append(step))
+    train_all(tmp_path, [a_run({"train.steps": 3000})], compute)
+    assert len(set(told)) > 2
+    assert told == sorted(told)
 
 
 def test_progress_is_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,8 +179,10 @@ def test_is_batch_norm_with_the_notes_epsilon() -> None:
             (8, 3, 2, 2),
             r"not \(12,\): one value per feature map, .*Section 3.2.* gamma.reshape\(3, -1\).mean",
         ),
-        (np.ones(3), (8, 3, 2), r"\(N, D\) or \(N, C, H, W\), not \(8, 3, 2\)"),
+        (np.ones(3), (8, 3, 2), r"\(N, D\) or \(N, C, H, W\), .*not \(8, 3, 2\)"),
         (np.ones(3), (0, 3), "at least 2 values .* not 0"),
+        (np.ones(0), (5, 0), r"D, C, H, W > 0, not \(5, 0\)"),
+        (np.ones(3), (5, 3, 2, 0), r"D, C, H, W > 0, not \(5, 3, 2, 0\)"),
         (np.ones((3, 1, 1)), (8, 3, 2, 2), r"gamma must have shape \(3,\) for input \(8, 3, 2, 2\), not \(3, 1, 1\)$"),
     ],
 )

@@ -78,9 +78,9 @@ def test_the_sample_is_the_same_each_time_and_spread_over_all(
 ) -> None:
     entered: list[str] = []
 
-    def counted(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def counted(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         entered.extend(run.run_id for run in runs)
-        return train_group(runs, data)
+        return train_group(runs, data, *rest)
 
     monkeypatch.setattr(sweeping, "train_group", counted)
     assert verify(trained, sample, HERE, DIGITS)
@@ -243,7 +243,7 @@ def test_where_the_files_of_a_data_set_are_comes_from_the_settings(
 def test_a_run_that_fails_here_differs_and_says_why(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(runs: Sequence[RunConfig], data: Dataset) -> list[RunResult]:
+    def fail(runs: Sequence[RunConfig], data: Dataset, *rest: Any) -> list[RunResult]:
         return [RunResult(run, status="failed", error="Traceback\n  ...\nMemoryError: too much\n") for run in runs]
 
     monkeypatch.setattr(sweeping, "train_group", fail)

@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from sweeps import TWELVE, a_sweep, entered, eventually, finish, patience
 from sweeps import interrupt as interrupt_all
 
 from bnrepro import workers
-from bnrepro.config import Inline, Local, RunConfig
+from bnrepro.config import Compute, Dask, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.errors import InputError
 from bnrepro.sweeping import load_data
@@ -73,6 +74,51 @@ def test_each_run_gets_its_own_data_set(tmp_path: Path, compute: Inline | Local)
     ]
     with workers.start(compute, load_data(runs)) as started:
         assert [started.submit(examples, [run]).result() for run in runs] == [1442, 60]
+
+
+def reach(end: Path, runs: Sequence[RunConfig], data: Dataset, watch: Callable[[Any], object]) -> None:
+    """Reach two steps, and go on until there is the file ``end``."""
+    for step in (3, 7):
+        watch(SimpleNamespace(step=step))
+    eventually(end.exists)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [Local(n_jobs=2, group_size=None), Dask(n_jobs=2, group_size=None, scheduler=None)],
+    ids=["local", "dask"],
+)
+def test_the_step_of_each_group_is_told_while_it_trains_and_no_longer(
+    tmp_path: Path, data: Data, compute: Compute
+) -> None:
+    with workers.start(compute, data) as started:
+        told: dict[str, int] = {}
+        futures = {
+            name: started.submit(partial(reach, tmp_path / name), [a_run()], partial(told.__setitem__, name))
+            for name in ("one", "other")
+        }
+
+        def look() -> dict[str, int]:
+            started.look()
+            return told
+
+        eventually(lambda: look() == {"one": 7, "other": 7})
+        (tmp_path / "one").touch()
+        futures["one"].result()
+        told.clear()
+        assert "one" not in look()
+        started.submit(examples, [a_run()]).result()  # in the place of the one
+        assert "one" not in look()
+        (tmp_path / "other").touch()
+        futures["other"].result()
+
+
+def test_inline_the_step_is_told_at_once(tmp_path: Path, data: Data) -> None:
+    told: list[int] = []
+    (tmp_path / "end").touch()
+    with workers.start(Inline(group_size=None), data) as started:
+        started.submit(partial(reach, tmp_path / "end"), [a_run()], told.append).result()
+    assert told == [3, 7]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 3])
