@@ -53,13 +53,19 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
-    from . import presenting
     from .api import failure_report, runs_of
     from .store import FILE, Store
     from .sweeping import Progress, run_all, without
 
     runs = runs_of(settings, overrides)
-    presenting.check(name, runs, settings.figures)
+
+    def check() -> None:
+        from . import presenting  # which imports what draws
+
+        presenting.check(name, runs, settings.figures)
+
+    if not settings.dry_run:
+        check()
     folder = settings.results_dir / name
     store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
     missing = without(runs, store.finished() if store else set())
@@ -72,8 +78,11 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     if store is None or settings.dry_run:
         from .dry_run import preview
 
-        preview(runs, missing, store, settings.compute)
+        preview(runs, missing, store, settings.compute, check)
         return
+
+    from . import presenting
+
     progress = Progress(len(missing))
     drawn = presenting.figure_folder(folder, runs, overrides)
     draw = partial(presenting.show, name, runs, folder, drawn, settings.figures)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 
 import numpy as np
 from tqdm import tqdm
@@ -18,8 +18,8 @@ from .store import Store
 from .sweeping import form_groups, load_data
 from .training import Measurement
 
-CALIBRATION_SECONDS = 1.0
-"""The time for which a group is trained to see how fast it goes."""
+CALIBRATION_SECONDS = 0.2
+"""The time for which a group is trained to see how fast it goes: half of it was far off, more told little."""
 
 CALIBRATION_POINTS = 5
 """The least number of measurements of a calibration."""
@@ -28,18 +28,35 @@ MOST_KINDS = 12
 """Kinds of runs that are calibrated; the others are taken to be like them."""
 
 
-def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Store | None, compute: Compute) -> None:
+def preview(
+    runs: Sequence[RunConfig],
+    missing: Sequence[RunConfig],
+    store: Store | None,
+    compute: Compute,
+    check: Callable[[], object],
+) -> None:
     """Print what it takes to train the runs that are missing; keep nothing.
+
+    Args:
+        runs: all runs of the sweep.
+        missing: those that are to be trained.
+        store: where some are stored, if any are.
+        compute: where they would be trained.
+        check: what raises if the sweep is not to be trained; called while workers start.
 
     Raises:
         InputError: if the data can't be loaded or the workers can't be used.
     """
     if not missing:
+        check()
         print("nothing to train")
         return
     with workers.start(compute, load_data(missing)) as started:
         at_once = max(1, started.count)
         groups = form_groups(missing, at_once, compute.group_size)
+        begun = [started.submit(_begin, group) for group in groups[:at_once]]
+        check()
+        wait(begun)
         largest = {group[0].group_id: group for group in sorted(groups, key=len)}
         chosen = [list(largest)[i] for i in np.unique(np.linspace(0, len(largest) - 1, MOST_KINDS).astype(int))]
         futures: dict[str, Future[tuple[float, int | None]]] = {}
@@ -65,6 +82,10 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
         beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
         print(f"memory: about {beside}{_megabytes(own)} here")
     print("nothing was trained or stored: sweep.dry_run=true")
+
+
+def _begin(runs: Sequence[RunConfig], data: Dataset) -> None:
+    """Do nothing, in a worker that has then imported all that it takes to train."""
 
 
 def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | None]:

@@ -6,7 +6,11 @@ Lines and bands are drawn from tables of :mod:`bnrepro.analysis`: ``value`` as a
 from __future__ import annotations
 
 import math
+import os
+import signal
+import sys
 import textwrap
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -425,5 +429,51 @@ def save(figure: Figure, folder: Path, name: str, formats: Iterable[str] = tuple
         kind = path.suffix[1:]
         with atomic_write(path) as partial:
             figure.savefig(partial, format=kind, metadata=FORMATS[kind])
-        figure.set_layout_engine("none")  # laid out once, for all formats
+        with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # laid out once, for all formats; "none" would still draw each twice
     return paths
+
+
+def save_all(figures: Mapping[str, Figure], folder: Path, formats: Collection[str]) -> list[Path]:
+    """Write figures by their names as :func:`save` does, each in a process of its own where that can be had."""
+    children: dict[str, int | None] = {}
+    paths = []
+    try:
+        for name, figure in figures.items():
+            children[name] = _fork(save, figure, folder, name, formats)
+        for name, figure in figures.items():
+            child = children[name]
+            done = child is not None and os.waitpid(child, 0)[1] == 0
+            del children[name]
+            if not done:
+                save(figure, folder, name, formats)  # which raises here what went wrong there
+            paths += [folder / f"{name}.{kind}" for kind in formats]
+    finally:
+        for child in filter(None, children.values()):
+            with suppress(ProcessLookupError, ChildProcessError):  # just ended
+                os.kill(child, signal.SIGTERM)
+                os.waitpid(child, 0)
+    return paths
+
+
+def _fork(task: Callable[..., object], *arguments: object) -> int | None:
+    """Do the task in a copy of this process and return its number, or None where copies are not safe or not allowed.
+
+    The copy ends with status 0 if it has done the task, and with another, without a word, if the task raised.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return None  # what another thread holds is never released in the copy
+    this, status = os.getpid(), 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # since there are threads: those of BLAS, which copes
+            child = os.fork()
+        if child == 0:
+            task(*arguments)
+            status = 0
+    except OSError:
+        return None  # such as too many processes
+    finally:
+        if os.getpid() != this:
+            os._exit(status)
+    return child

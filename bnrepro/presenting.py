@@ -188,9 +188,11 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
             if "quantity" in table.index.names and len(table):
                 lines += [f"{name}:", spell_table(table), ""]
         with parts.look(figures.width, figures.style, notes):
+            drawn = {}
             for stem, figure in experiment.draw(tables).items():
                 file = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(filter(None, [stem, title.replace(", ", ",")])))
-                paths += parts.save(figure, folder, file, figures.formats)
+                drawn[file] = figure
+            paths += parts.save_all(drawn, folder, figures.formats)
         findings = experiment.verdict(tables)
         verdicts.append({"facet": facet, "answer": judge(findings), "findings": [_as_dict(f) for f in findings]})
         lines += [*_spell_verdict(experiment, findings, notes), ""]

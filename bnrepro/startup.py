@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import os
 import sys
@@ -103,6 +104,7 @@ def begin() -> Iterator[None]:
     """
     # Of a read-only /dev/shm, which is told where processes would be started.
     warnings.filterwarnings("ignore", ".*joblib will operate in serial mode", UserWarning)
+    gc.set_threshold(10_000)  # imports and figures make many objects that stay, and looking through them took 10%
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     sys.stderr, _ = _lasting(sys.stderr)

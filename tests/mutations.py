@@ -347,6 +347,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("seconds / len(largest[kind])", "seconds", "test_dry_run.py"),
         M("for run in missing) / min(at_once", "for run in runs) / min(at_once", "test_dry_run.py"),
         M("        seconds |= stored\n", "", "test_dry_run.py"),
+        M(
+            "        check()\n        wait(begun)\n",
+            "        wait(begun)\n",
+            "test_commands.py refused_before_training",
+        ),
     ],
     "bnrepro/verify.py": [
         M("unequal = (one != other) & either", "unequal = (one != one) & either", "test_verify.py one_bit"),
@@ -401,6 +406,10 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if name not in known()", "if not name", "test_api.py reference"),
     ],
     "bnrepro/figures.py": [
+        M("figure.set_layout_engine(None)", 'figure.set_layout_engine("none")', "test_figures.py one_layout"),
+        M("            if not done:\n", "            if False:\n", "test_figures.py same_bytes"),
+        M("os.waitpid(child, 0)[1] == 0", "os.waitpid(child, 0)[1] is None", "test_figures.py same_bytes"),
+        M("or threading.current_thread() is not threading.main_thread()", "", "test_figures.py another_thread"),
         M('"svg.hashsalt": "bnrepro",', "", "test_figures.py same_bytes"),
         M('{"Date": None, "Creator": None}', '{"Creator": None}', "test_figures.py same_bytes"),
         M("mpl.rcParams.update(ALWAYS)", "pass", "test_figures.py style_sheet"),

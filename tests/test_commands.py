@@ -183,7 +183,7 @@ def test_a_dry_run_says_what_a_sweep_would_take_and_writes_nothing(
     lines = first.out.splitlines()
     assert lines[0] == "learning_rates: 4 runs, 0 found finished in results/learning_rates/runs.sqlite"
     assert lines[1] == "4 runs to train in 4 groups of up to 1, 1 at once"
-    assert re.fullmatch(r"time: about 00:0\d, by 1 s of training of 4 of 4 kinds of runs", lines[2])
+    assert re.fullmatch(r"time: about 00:0\d, by 0.2 s of training of 4 of 4 kinds of runs", lines[2])
     assert re.fullmatch(r"memory: about \d+ MB here", lines[3])
     assert lines[4:] == ["nothing was trained or stored: sweep.dry_run=true"]
     assert list(here.iterdir()) == []

@@ -18,7 +18,7 @@ ALL = [run for kind in KINDS for run in kind]
 def printed(
     capsys: pytest.CaptureFixture[str], runs: list[RunConfig], missing: list[RunConfig], store: Store | None, size: int
 ) -> list[str]:
-    dry_run.preview(runs, missing, store, Inline(group_size=size))
+    dry_run.preview(runs, missing, store, Inline(group_size=size), lambda: None)
     return capsys.readouterr().out.splitlines()
 
 
@@ -40,4 +40,4 @@ def test_stored_times_of_a_kind_come_before_calibrated_ones(
     store.add([RunResult(config=plain, test_accuracy=0.5, seconds=100.0)])
     groups, time, *_ = printed(capsys, ALL, [*others, *normalised], store, 1)
     assert groups == "7 runs to train in 7 groups of up to 1, 1 at once"
-    assert time.startswith("time: about 06:20, by the times of stored runs, and by 1 s ")  # 3 · 100 s + 4 · 20 s
+    assert time.startswith("time: about 06:20, by the times of stored runs, and by 0.2 s ")  # 3 · 100 s + 4 · 20 s

@@ -6,8 +6,10 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from bnrepro import analysis, figures
 from bnrepro.analysis import Estimate
 from bnrepro.errors import InputError
 from bnrepro.figures import LOOK, NORMS, OTHERS, look, panels, save, style
+from bnrepro.interrupts import stop_on_signals
 
 nan = math.nan
 
@@ -520,15 +523,20 @@ def test_only_the_formats_that_are_wanted_are_written(tmp_path: Path, formats: l
 
 
 def test_all_formats_have_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though rounded to the pixels of each, it would differ."""
-    positions = []
-    savefig = Figure.savefig
+    """Though rounded to the pixels of each, it would differ; it is made once, since it takes as long as a drawing."""
+    positions, drawings = [], []
+    savefig, draw = Figure.savefig, Figure.draw
 
     def spied(figure: Figure, *args: Any, **options: Any) -> None:
         savefig(figure, *args, **options)
         positions.append(figure.axes[0].get_position().bounds)
 
+    def noted(figure: Figure, renderer: Any) -> None:
+        drawings.append(renderer)
+        draw(figure, renderer)
+
     monkeypatch.setattr(Figure, "savefig", spied)
+    monkeypatch.setattr(Figure, "draw", noted)
     with look():
         figure, (ax,) = panels(["a title"], (2.13, 2.07))
         ax.set(xlabel="steps", ylabel="accuracy")
@@ -536,6 +544,7 @@ def test_all_formats_have_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
         save(figure, tmp_path, "figure")
     assert len(positions) == 3
     assert len({*positions}) == 1
+    assert len(drawings) == 1 + 3
 
 
 def test_a_file_that_is_being_written_is_the_one_before_or_the_whole(
@@ -574,3 +583,85 @@ def test_two_who_write_one_file_at_once_both_end_well(tmp_path: Path) -> None:
         assert file.read_text() == "the other"
     assert file.read_text() == "one"
     assert [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_all_are_saved_to_the_same_bytes_as_one_by_one_whatever_becomes_of_the_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    this, saved_here, savefig = os.getpid(), list[Figure](), Figure.savefig
+
+    def spied(figure: Figure, *args: Any, **options: Any) -> None:
+        assert os.getpid() == this or not broken
+        saved_here.append(figure)
+        savefig(figure, *args, **options)
+
+    with look():
+        one, other = ({"b": panels(["one"], (2, 2))[0], "a": panels(["two", "three"], (2, 2))[0]} for _ in range(2))
+        paths = [path for name, figure in one.items() for path in save(figure, tmp_path / "one by one", name)]
+        monkeypatch.setattr(Figure, "savefig", spied)
+        all_paths = figures.save_all(other, tmp_path / "all", figures.FORMATS)
+    assert [path.name for path in all_paths] == [path.name for path in paths]
+    assert [path.read_bytes() for path in all_paths] == [path.read_bytes() for path in paths]
+    assert len([*(tmp_path / "all").iterdir()]) == len(paths) == 6
+    assert len(saved_here) == (6 if broken or sys.platform != "linux" else 0)
+
+
+def test_what_goes_wrong_where_figures_are_saved_is_raised_and_the_others_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with look():
+        drawn = {name: panels([name], (2, 2))[0] for name in ("whole", "torn")}
+    savefig = Figure.savefig
+
+    def torn(figure: Figure, path: Path, **options: Any) -> None:
+        savefig(figure, path, **options)
+        if figure is drawn["torn"]:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(Figure, "savefig", torn)
+    with pytest.raises(OSError, match="no space left"):
+        figures.save_all(drawn, tmp_path, ["svg"])
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.svg"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="figures are saved one after the other")
+def test_an_interruption_ends_the_processes_that_save_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this, begun, fork = os.getpid(), tmp_path / "begun", os.fork
+    children = []
+
+    def never_ends(figure: Figure, path: Path, **options: Any) -> None:
+        assert os.getpid() != this
+        path.touch()
+        begun.touch()
+        time.sleep(60)
+
+    def noted() -> int:
+        children.append(fork())
+        return children[-1]
+
+    def interrupt(child: int, options: int) -> tuple[int, int]:
+        while not begun.exists():
+            time.sleep(0.01)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", never_ends)
+    monkeypatch.setattr(os, "fork", noted)
+    monkeypatch.setattr(os, "waitpid", interrupt)
+    with stop_on_signals(), pytest.raises(KeyboardInterrupt):
+        figures.save_all({"one": Figure(), "two": Figure()}, tmp_path / "figures", ["png"])
+    assert len(children) == 2
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+    assert [*(tmp_path / "figures").iterdir()] == []
+
+
+def test_another_thread_saves_figures_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of this process would wait for ever for what the other threads hold."""
+    monkeypatch.setattr(os, "fork", None, raising=False)
+    with ThreadPoolExecutor(1) as pool:
+        (path,) = pool.submit(figures.save_all, {"figure": Figure()}, tmp_path, ["png"]).result()
+    assert path.exists()

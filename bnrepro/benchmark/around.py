@@ -40,7 +40,10 @@ def around(seeds: int) -> dict[str, float]:
     found |= {"run-steps per second, 1 worker": one, "run-steps per second, 2 workers": two}
     found["2 workers, as a multiple of 1"] = two / one
     with tempfile.TemporaryDirectory() as folder:
-        found["+sweep with 2 workers, seconds"] = _command("+sweep", grid, *_with_2_workers(folder))
+        command = "+sweep", grid, *_with_2_workers(folder)
+        found["sweep.dry_run=true, seconds"] = _command(*command, "sweep.dry_run=true")
+        found["+sweep with 2 workers, seconds"] = _command(*command)
+        found["the same again, all of it stored, seconds"] = _command(*command)
     return found | _beginning_on_mnist()
 
 
