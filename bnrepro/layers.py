@@ -153,8 +153,11 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
 
 
 SKIPPING_COST = 20
-"""To skip features costs about as much as to multiply this many examples: the rows of W that are left are gathered, and
-their gradients put among zeros."""
+"""Examples whose multiplication takes about as long as skipping features does: the rows of W that are
+left are gathered, and their gradients put among zeros."""
+
+LEAST_FEATURES = 256
+"""Features below which a look for those to skip is not worth its time."""
 
 
 def product(x: Array, weights: Array) -> tuple[Array, Callable[[Array], Array]]:
@@ -169,6 +172,8 @@ def sparse_product(x: Array, weights: Array) -> tuple[Array, Callable[[Array], A
     is skipped makes no NaN of 0 · ∞: the loss shows it, and the run diverges, once a mini-batch has the feature.
     """
     n, d = x.shape[1:]
+    if d < LEAST_FEATURES:
+        return product(x, weights)
     for examples in x[:, :8], x:  # a few show at once that x is dense
         used = np.logical_or.reduce(examples, axis=1)
         dense = [n * (d - np.count_nonzero(of_run)) < SKIPPING_COST * d for of_run in used]

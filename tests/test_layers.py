@@ -6,6 +6,7 @@ A new layer is one more row of ``LAYERS``.
 import inspect
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,14 @@ from bnrepro.layers import (
     xavier,
 )
 from bnrepro.network import stack_runs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def look_at_few_features() -> Iterator[None]:
+    """Let a sparse layer skip features of small examples too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "LEAST_FEATURES", 1)
+        yield
 
 
 @dataclass(frozen=True)
