@@ -152,6 +152,50 @@ def require_shape(x: Array, axes: str, layer: str) -> None:
         raise ValueError(f"{layer} takes floats of shape ({expected}), not {x.dtype} of shape {x.shape}")
 
 
+SKIPPING_COST = 20
+"""Examples whose multiplication takes about as long as skipping features does: the rows of W that are
+left are gathered, and their gradients put among zeros."""
+
+LEAST_FEATURES = 256
+"""Features below which a look for those to skip is not worth its time."""
+
+
+def product(x: Array, weights: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Return x W of x (R or 1, N, D) and W (R, D, D_out), and the function dy → dW."""
+    return x @ weights, lambda dy: x.swapaxes(1, 2) @ dy
+
+
+def sparse_product(x: Array, weights: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Return what :func:`product` does, but skip the features that are 0 in a run's whole mini-batch: dW is 0 there.
+
+    What is skipped follows from the run's own mini-batch, so that no bit depends on the group. An infinite weight that
+    is skipped makes no NaN of 0 · ∞: the loss shows it, and the run diverges, once a mini-batch has the feature.
+    """
+    n, d = x.shape[1:]
+    if d < LEAST_FEATURES:
+        return product(x, weights)
+    for examples in x[:, :8], x:  # a few show at once that x is dense
+        used = np.logical_or.reduce(examples, axis=1)
+        dense = [n * (d - np.count_nonzero(of_run)) < SKIPPING_COST * d for of_run in used]
+        if all(dense):
+            return product(x, weights)
+    used[dense] = True
+    parts = [(features := np.flatnonzero(u), batch.take(features, axis=1)) for u, batch in zip(used, x, strict=True)]
+    if len(x) == 1:
+        parts *= len(weights)
+    y = np.empty((len(weights), n, weights.shape[2]), weights.dtype)
+    for y_run, w, (features, batch) in zip(y, weights, parts, strict=True):
+        np.matmul(batch, w.take(features, axis=0), out=y_run)
+
+    def gradient(dy: Array) -> Array:
+        dweights = np.zeros(weights.shape, weights.dtype)
+        for dw, dy_run, (features, batch) in zip(dweights, dy, parts, strict=True):
+            dw[features] = batch.T @ dy_run
+        return dweights
+
+    return y, gradient
+
+
 @dataclass(frozen=True)
 class Dense(Layer):
     """y = x W + b, with W (R, D_in, D_out) and b (R, 1, D_out).
@@ -162,6 +206,8 @@ class Dense(Layer):
     units: int
     initializer: Initializer
     bias: bool = True
+    sparse: bool = False
+    """Whether to look for features that are 0 in a whole mini-batch, as the margins of images are, and skip them."""
     weights = ("W",)
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
@@ -180,12 +226,12 @@ class Dense(Layer):
         weights = params["W"]
         if x.shape[2] != weights.shape[1]:
             raise ValueError(f"Dense has weights for D = {weights.shape[1]}, not {x.shape[2]}")
-        y = x @ weights
+        y, gradient = (sparse_product if self.sparse else product)(x, weights)
         if self.bias:
             y += params["b"]
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            grads = {"W": x.swapaxes(1, 2) @ dy}
+            grads = {"W": gradient(dy)}
             if self.bias:
                 grads["b"] = sum_over_examples(dy)
             return (dy @ weights.swapaxes(1, 2) if need_dx else NO_DX), grads

@@ -145,7 +145,7 @@ def mlp(
     """
     layers: dict[str, Layer] = {"flatten": Flatten()}
     for i, units in enumerate(hidden, start=1):
-        layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None)
+        layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None, sparse=i == 1)
         if norm:
             layers[f"norm{i}"] = norm()
         layers[f"nonlinearity{i}"] = nonlinearity()

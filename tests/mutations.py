@@ -50,6 +50,10 @@ ROOMS: dict[str, list[Mutation]] = {
         M("math.sqrt(2 / (fan_in + fan_out))", "math.sqrt(2 / fan_out)", "test_layers.py initializers_scale"),
         M("rng, d_in, self.units, (d_in", "rng, self.units, d_in, (d_in", "test_layers.py passes_its_fans"),
         M("rng, c * area, self.channels * area", "rng, c, self.channels", "test_layers.py passes_its_fans"),
+        M("used[dense] = True", "pass", "test_layers.py the_bits_of_the_run_in_a_group"),
+        M("< SKIPPING_COST * d", "<= SKIPPING_COST * d", "test_layers.py skips_"),
+        M("np.zeros(weights.shape", "np.ones(weights.shape", "test_layers.py a_sparse_dense"),
+        M("    if len(x) == 1:\n        parts *=", "    if parts:\n        parts *=", "test_layers.py a_sparse_dense"),
         M("dpadded[pixels] +=", "dpadded[pixels] =", "test_layers.py central_differences"),
         M("free ^= largest", "free |= largest", "test_layers.py equal_pixels"),
         M("y /= len(windows)", "y /= self.size", "test_layers.py naive_loop"),
@@ -88,6 +92,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("decay * _like(lr, p) * p if", "decay * p if", "test_optim.py hand_worked"),
     ],
     "bnrepro/network.py": [
+        M("sparse=i == 1", "sparse=True", "test_network.py skips_features"),
         M("in enumerate(hidden, start=1)", "in enumerate(hidden[::-1], start=1)", "test_recipe.py hidden_layers"),
         M("in enumerate(channels, start=1)", "in enumerate(channels[::-1], start=1)", "test_recipe.py stages"),
         M('f"dropout{i}"] = Dropout(dropout)', 'f"dropout{i}"] = Dropout(dropout / 2)', "test_recipe.py dropout"),

@@ -6,6 +6,7 @@ A new layer is one more row of ``LAYERS``.
 import inspect
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,14 @@ from bnrepro.layers import (
 from bnrepro.network import stack_runs
 
 
+@pytest.fixture(autouse=True, scope="module")
+def look_at_few_features() -> Iterator[None]:
+    """Let a sparse layer skip features of small examples too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "LEAST_FEATURES", 1)
+        yield
+
+
 @dataclass(frozen=True)
 class Row:
     layer: Layer
@@ -51,12 +60,16 @@ class Row:
     """Of one example: small, since each of its elements is perturbed; other tests multiply its first number."""
     stochastic: bool = False
     """Whether training draws random numbers; from the state, so that forward is a function of its arguments."""
+    zeros: float = 0.0
+    """The share of features that are 0 in the whole mini-batch of a run."""
 
 
 LAYERS = {
     "dense": Row(Dense(4, he), (3,)),
     "dense without bias": Row(Dense(4, he, bias=False), (3,)),
     "dense of one unit": Row(Dense(1, he), (1,)),
+    "dense, sparse": Row(Dense(4, he, sparse=True), (7,), zeros=0.7),
+    "dense, sparse, no bias": Row(Dense(4, he, bias=False, sparse=True), (7,), zeros=0.5),
     "flatten": Row(Flatten(), (2, 3, 2)),
     "sigmoid": Row(Sigmoid(), (3,)),
     "sigmoid of images": Row(Sigmoid(), (2, 3, 2)),
@@ -131,6 +144,8 @@ def sample(row: Row, runs: int = 2, examples: int = 8, factor: int = 1, *, share
     seen = rng.standard_normal((runs, max(examples, 2), *shape))
     state = row.layer.forward(params, stacked["state"], seen, train=True)[1]
     x = 0.5 + 2 * rng.standard_normal((1 if shared_x else runs, examples, *shape))
+    if row.zeros:
+        x *= rng.random((len(x), 1, *shape)) >= row.zeros
     y = row.layer.forward(params, state, x, train=False)[0]
     return Sample(params, state, x, rng.standard_normal(y.shape))
 
@@ -307,6 +322,40 @@ def test_dense_is_x_w_plus_b() -> None:
     y, _, _ = Dense(3, he).forward(params, {}, np.array([[[1.0, -1.0], [0.0, 2.0]]]), train=True)
     # 1·1 − 1·4 + 10, 1·2 − 1·5 + 20, 1·3 − 1·6 + 30;  2·4 + 10, 2·5 + 20, 2·6 + 30
     np.testing.assert_array_equal(y, [[[7, 17, 27], [18, 30, 42]]])
+
+
+@repeatable
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(1, 70), st.integers(1, 30), st.booleans())
+def test_a_sparse_dense_layer_computes_what_a_dense_one_does(
+    zeros: list[float], examples: int, features: int, shared: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, examples, features)) * (rng.random((4, examples, features)) < 0.5)
+    x *= rng.random((4, 1, features)) >= np.reshape(zeros, (4, 1, 1))
+    x = x[:1] if shared else x
+    params = {"W": rng.standard_normal((4, features, 3)), "b": rng.standard_normal((4, 1, 3))}
+    dy = rng.standard_normal((4, examples, 3))
+    y, _, backward = Dense(3, he, sparse=True).forward(params, {}, x, train=True)
+    expected, _, expected_backward = Dense(3, he).forward(params, {}, x, train=True)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
+    for grad, expected_grad in zip(backward(dy)[1].values(), expected_backward(dy)[1].values(), strict=True):
+        np.testing.assert_allclose(grad, expected_grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("examples", "unused", "skipped"), [(60, 10, True), (60, 4, True), (40, 5, True), (60, 3, False), (19, 10, False)]
+)
+def test_a_sparse_dense_layer_skips_features_that_no_example_has_where_it_pays(
+    examples: int, unused: int, skipped: bool
+) -> None:
+    x = np.random.default_rng(0).standard_normal((2, examples, 10))
+    x[:, :, :unused] = 0
+    params = {"W": np.ones((2, 10, 1)), "b": np.zeros((2, 1, 1))}
+    params["W"][:, :unused] = np.inf
+    with np.errstate(invalid="ignore"):
+        y, _, backward = Dense(1, he, sparse=True).forward(params, {}, x, train=True)
+    assert np.isfinite(y).all() == skipped  # 0 · ∞ is NaN
+    np.testing.assert_array_equal(backward(np.ones_like(y), need_dx=False)[1]["W"][:, :unused], 0)
 
 
 def test_flatten_keeps_the_order_and_copies_nothing() -> None:

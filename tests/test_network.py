@@ -87,6 +87,11 @@ def bits(tree: Params) -> dict[str, bytes]:
     return {name: a.tobytes() for name, a in flat(tree).items()}
 
 
+def test_the_layer_that_sees_the_images_is_the_one_that_skips_features() -> None:
+    layers = mlp((5, 4), 3, xavier, Sigmoid, None).layers.values()
+    assert [layer.sparse for layer in layers if isinstance(layer, Dense)] == [True, False, False]
+
+
 @each_activation
 @each_norm
 @each_mode
@@ -107,18 +112,26 @@ def test_gradients_of_the_loss_equal_central_differences(activation: Make, norm:
 @each_activation
 @each_norm
 @pytest.mark.parametrize("runs", [2, 5, 8])
-def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(activation: Make, norm: Make | None, runs: int) -> None:
+@pytest.mark.parametrize("margins", [False, True], ids=["one mini-batch", "mini-batches with margins"])
+def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(
+    activation: Make, norm: Make | None, runs: int, margins: bool
+) -> None:
     # The sizes of the paper's network, Section 4.1, at which BLAS takes other paths than at those above.
     s = set_up(activation, norm, runs, examples=60, image=(1, 28, 28), hidden=(100, 100, 100), dtype=np.float32)
+    if margins:  # of other widths in every run, some so narrow that they are not skipped
+        s.x = np.repeat(s.x, runs, axis=0)
+        for r in range(runs):
+            s.x[r, :, :, :, : 5 + 2 * r] = 0
     loss, grads = s.loss(s.params, train=True)
     _, state, _ = s.network.forward(s.params, s.state, s.x, train=True)
     for r in range(runs):
         run = np.array([r])
-        alone = Setup(s.network, select_runs(s.params, run), select_runs(s.state, run), s.x, s.targets)
+        x = s.x[run] if margins else s.x
+        alone = Setup(s.network, select_runs(s.params, run), select_runs(s.state, run), x, s.targets)
         loss_alone, grads_alone = alone.loss(alone.params, train=True)
         assert loss_alone.tobytes() == loss[run].tobytes()
         assert bits(grads_alone) == bits(select_runs(grads, run))
-        _, state_alone, _ = s.network.forward(alone.params, alone.state, s.x, train=True)
+        _, state_alone, _ = s.network.forward(alone.params, alone.state, x, train=True)
         assert bits(state_alone) == bits(select_runs(state, run))
 
 
