@@ -25,7 +25,7 @@ import functools
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -249,13 +249,9 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, layer: str) -> 
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _windows(kernel: int, stride: int, height: int, width: int) -> Iterator[tuple[Any, ...]]:
-    """Yield for each pixel of a window the index of those pixels of all windows in images (R, N, H, W, C).
-
-    ``height`` and ``width`` count the windows.
-    """
-    for i, j in itertools.product(range(kernel), repeat=2):
-        yield ..., slice(i, i + stride * height, stride), slice(j, j + stride * width, stride), slice(None)
+def _items(pixels: Array) -> Array:
+    """View (..., C), the last axis in one piece, as (...): NumPy moves one item faster than its C numbers one by one."""
+    return pixels.view(np.dtype((np.void, pixels.shape[-1] * pixels.itemsize)))[..., 0]
 
 
 PATCHES = 1 << 19
@@ -316,7 +312,7 @@ def _patches(
     for r, n in each:
         images = x[r, n : n + some]
         count = len(images)
-        padded[:count][:, *to] = images[:, *of]
+        padded[:count, *to] = images[:, *of]
         patches[:count] = windows[:count]
         gathered = patches[:count]
         if few:
@@ -405,7 +401,7 @@ class Conv2D(Layer):
                 part = dx[:, :, a::s, b::s]
                 if part.size and taps.size:
                     start = o + 1 - taps.shape[1], o_ + 1 - taps.shape[2]
-                    part[...] = _correlate(dpixels, taps, start, part.shape[2:4])
+                    _items(part)[...] = _items(_correlate(dpixels, taps, start, part.shape[2:4]))
             return channels_first(dx), grads
 
         return y, state, backward
@@ -431,6 +427,28 @@ class _Pool2D(Layer):
     def _out(self, shape: Shape) -> list[int]:
         return [_out_size(size, self.size, self._step, 0, type(self).__name__) for size in shape[-2:]]
 
+    def _windows(self, x: Array) -> Iterator[tuple[Any, ...]]:
+        """Yield, for each pixel of a window in reading order, the index of it in all windows of (R, N, H, W, C)."""
+        ends = [slice(i, i + self._step * out, self._step) for i in range(self.size) for out in self._out(x.shape)]
+        for rows, columns in itertools.product(ends[::2], ends[1::2]):
+            yield slice(None), slice(None), rows, columns
+
+    def _gather(self, x: Array) -> list[Array]:
+        """Copy x (R, N, C, H, W) into an array (R, N, H', W', C) for each pixel of a window."""
+        items = _items(channels_last(x))
+        return [items[index].copy()[..., np.newaxis].view(x.dtype) for index in self._windows(x)]
+
+    def _scatter(self, shares: Iterable[Array], x: Array, dy: Array) -> tuple[Array, Arrays]:
+        """Add up to dx what each pixel of a window gets of dy."""
+        runs, examples, channels, *image = x.shape
+        dx = np.zeros((len(dy), examples, *image, channels), x.dtype)
+        for index, share in zip(self._windows(x), shares, strict=True):
+            if self.size > self._step:
+                dx[index] += share
+            else:  # each pixel is in one window
+                _items(dx)[index] = _items(share)
+        return channels_first(dx), {}
+
 
 @dataclass(frozen=True)
 class MaxPool2D(_Pool2D):
@@ -439,21 +457,21 @@ class MaxPool2D(_Pool2D):
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
         require_shape(x, "R N C H W", "MaxPool2D")
-        x = channels_last(x)
-        windows = list(_windows(self.size, self._step, *self._out(x.shape[2:4])))
-        y = x[windows[0]].copy()
-        for pixels in windows[1:]:
-            np.maximum(y, x[pixels], out=y)
+        pixels = self._gather(x)
+        y = functools.reduce(np.maximum, pixels)
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            dy, dx = channels_last(dy), np.zeros((len(dy), *x.shape[1:]), x.dtype)
-            free = np.ones(y.shape, bool)
-            for pixels in windows:
-                largest = x[pixels] == y
-                largest &= free
-                free ^= largest
-                dx[pixels] += dy * largest
-            return channels_first(dx), {}
+            dy = channels_last(dy)
+
+            def shares() -> Iterator[Array]:
+                free = np.ones(y.shape, bool)
+                for pixel in pixels:
+                    largest = pixel == y
+                    largest &= free
+                    free ^= largest
+                    yield dy * largest
+
+            return self._scatter(shares(), x, dy)
 
         return channels_first(y), state, backward
 
@@ -465,19 +483,12 @@ class AvgPool2D(_Pool2D):
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
         require_shape(x, "R N C H W", "AvgPool2D")
-        x = channels_last(x)
-        windows = list(_windows(self.size, self._step, *self._out(x.shape[2:4])))
-        y = x[windows[0]].copy()
-        for pixels in windows[1:]:
-            y += x[pixels]
-        y /= len(windows)
+        pixels = self._gather(x)
+        y = functools.reduce(np.add, pixels) / len(pixels)
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            dy, dx = channels_last(dy), np.zeros((len(dy), *x.shape[1:]), x.dtype)
-            share = dy / len(windows)
-            for pixels in windows:
-                dx[pixels] += share
-            return channels_first(dx), {}
+            share = channels_last(dy) / len(pixels)
+            return self._scatter([share] * len(pixels), x, dy)
 
         return channels_first(y), state, backward
 
