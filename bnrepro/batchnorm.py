@@ -145,7 +145,11 @@ class BatchNorm(Norm):
         rows = as_rows(x)
         y = rows * along_rows(scale, rows)
         y += along_rows(shift, rows)
-        return from_rows(y, x.shape), state, partial(_backward_of_inference, rows, state["mean"], np.sqrt(state["var"] + self.eps), scale)
+        return (
+            from_rows(y, x.shape),
+            state,
+            partial(_backward_of_inference, rows, state["mean"], np.sqrt(state["var"] + self.eps), scale),
+        )
 
 
 # Functions of the module, not of ``forward``, so that a layer can be copied and pickled with what it returned.

@@ -37,9 +37,10 @@ def preview(runs: Sequence[RunConfig], missing: Sequence[RunConfig], store: Stor
     if not missing:
         print("nothing to train")
         return
-    with workers.start(compute, load_data(missing)) as started:
+    data = load_data(missing)
+    with workers.start(compute, data) as started:
         at_once = max(1, started.count)
-        groups = form_groups(missing, at_once, compute.group_size)
+        groups = form_groups(missing, at_once, data, compute.group_size)
         largest = {group[0].group_id: group for group in sorted(groups, key=len)}
         chosen = [list(largest)[i] for i in np.unique(np.linspace(0, len(largest) - 1, MOST_KINDS).astype(int))]
         futures: dict[str, Future[tuple[float, int | None]]] = {}

@@ -332,8 +332,8 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/dry_run.py": [
         M('print(f"{len(missing)} runs', 'print(f"{len(runs)} runs', "test_commands.py dry_run"),
         M(
-            "form_groups(missing, at_once, compute.group_size)",
-            "form_groups(missing, at_once)",
+            "form_groups(missing, at_once, data, compute.group_size)",
+            "form_groups(missing, at_once, data)",
             "test_dry_run.py",
         ),
         M("seconds / len(largest[kind])", "seconds", "test_dry_run.py"),
