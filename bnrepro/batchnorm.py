@@ -23,7 +23,7 @@ from .layers import (
     from_rows,
     require,
     require_shape,
-    sum_per_feature,
+    sum_rows,
 )
 
 
@@ -96,21 +96,21 @@ class BatchNorm(Norm):
         # x̂ is never written out. With c = x − μ, which keeps a rounding error δ = mean(c) when |μ| ≫ σ,
         # σ² = mean(c²) − δ² and x̂ = (c − δ) s for s = 1/√(σ² + ε): every use of x̂ is affine in c.
         rows, shape = as_rows(x), gamma.shape
-        mean = sum_per_feature(rows, shape)
+        mean = sum_rows(rows, shape)
         mean /= m
         c = rows - along_rows(mean, rows)
-        delta = sum_per_feature(c, shape)
+        delta = sum_rows(c, shape)
         delta /= m
-        var = sum_per_feature(c * c, shape)
+        var = sum_rows(c * c, shape)
         var /= m
         square = delta * delta
         var -= square
         if (var < square).any():  # the sum for μ lost too much: of a constant feature, σ² might be negative
-            shift = np.where(var < square, sum_per_feature(c.astype(np.float64), shape) / m, 0).astype(c.dtype)
+            shift = np.where(var < square, sum_rows(c.astype(np.float64), shape) / m, 0).astype(c.dtype)
             mean = mean + shift
             c -= along_rows(shift, c)  # 0 for all other features, whose bits stay the same
-            delta = sum_per_feature(c, shape) / m
-            var = np.maximum(sum_per_feature(c * c, shape) / m - delta * delta, 0)
+            delta = sum_rows(c, shape) / m
+            var = np.maximum(sum_rows(c * c, shape) / m - delta * delta, 0)
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
         y = c * along_rows(a, c)
@@ -162,9 +162,9 @@ def _backward(
     # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
     # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
     dy, shape = as_rows(dy), dy.shape
-    dbeta = sum_per_feature(dy, s.shape)
+    dbeta = sum_rows(dy, s.shape)
     product = dy * c
-    dgamma = sum_per_feature(product, s.shape)
+    dgamma = sum_rows(product, s.shape)
     dgamma -= delta * dbeta
     dgamma *= s
     grads = {"gamma": dgamma, "beta": dbeta}
@@ -185,7 +185,7 @@ def _backward_of_inference(
     """Return dx and the gradients of γ and β of y = scale · x + shift."""
     dy, shape = as_rows(dy), dy.shape
     normalised = (x - along_rows(mean, x)) / along_rows(std, x)
-    grads = {"gamma": sum_per_feature(dy * normalised, mean.shape), "beta": sum_per_feature(dy, mean.shape)}
+    grads = {"gamma": sum_rows(dy * normalised, mean.shape), "beta": sum_rows(dy, mean.shape)}
     return (from_rows(dy * along_rows(scale, dy), shape) if need_dx else NO_DX), grads
 
 

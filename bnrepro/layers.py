@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -160,12 +161,17 @@ def along_rows(per_feature: Array, rows: Array) -> Array:
     return np.tile(per_feature.reshape(runs, 1, channels), rows.shape[2] // channels)
 
 
-def sum_per_feature(rows: Array, shape: Shape) -> Array:
-    """Sum rows over everything but runs and features, to the shape (R, 1, D) or (R, 1, C, 1, 1) of the features."""
+def sum_rows(rows: Array, shape: Shape) -> Array:
+    """Sum rows over everything but runs and features, to ``shape``: (·, 1, D) or, of images, (·, 1, C, 1, 1)."""
     sums = sum_over_examples(rows)
     if len(shape) == 3:
         return sums
     return sum_over_examples(sums.reshape(len(rows), -1, shape[2])).reshape(-1, *shape[1:])
+
+
+def sum_per_feature(x: Array) -> Array:
+    """Sum over everything but runs and features: (R, N, D) → (R, 1, D), and (R, N, C, H, W) → (R, 1, C, 1, 1)."""
+    return sum_rows(as_rows(x), (1, 1, x.shape[2], *(1 for _ in x.shape[3:])))
 
 
 def require(allowed: bool, setting: str, range_: str) -> None:
@@ -250,7 +256,7 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, layer: str) -> 
 
 
 def _items(pixels: Array) -> Array:
-    """View (..., C), the last axis in one piece, as (...): NumPy moves one item faster than its C numbers one by one."""
+    """View pixels (..., C) as (...) of one item each, which NumPy moves faster than C numbers one by one."""
     return pixels.view(np.dtype((np.void, pixels.shape[-1] * pixels.itemsize)))[..., 0]
 
 
@@ -292,33 +298,29 @@ def _patches(
             yield slice(r, r + 1), slice(n, n + some), x[r, n : n + some].reshape(-1, m, channels)
         return
     extent = [stride * (n - 1) + k for n, k in zip(out, kernel, strict=False)]
-    padded = np.zeros((some, *extent, channels), x.dtype)
-    inside = [(max(s, 0), max(s, min(s + e, i), 0)) for s, e, i in zip(start, extent, image, strict=True)]
-    to = tuple(slice(first - s, last - s) for s, (first, last) in zip(start, inside, strict=True))
-    of = tuple(slice(*ends) for ends in inside)
-    n_, h_, w_, c_ = padded.strides
-    steps = stride * h_, stride * w_
-    if few := width * channels < out[1]:  # the pixels of a row of windows are moved at once
+    ends = [(max(s, 0), max(s, min(s + e, i), 0)) for s, e, i in zip(start, extent, image, strict=True)]
+    of = [slice(first, last) for first, last in ends]
+    to = [slice(first - s, last - s) for s, (first, last) in zip(start, ends, strict=True)]
+    if few := width * channels < out[1]:  # NumPy moves the pixels of a row of windows at once
         padded = np.zeros((some, channels, *extent), x.dtype).transpose(0, 2, 3, 1)
         n_, h_, w_, c_ = padded.strides
-        steps = stride * h_, stride * w_
-        shape = (some, height, width, channels, *out)
-        windows = np.ndarray(shape, x.dtype, padded.base, strides=(n_, h_, w_, c_, *steps))
-        patches = np.empty(shape, x.dtype)
-    else:  # a row of a window lies in one piece, which NumPy moves thrice as fast than its numbers one by one
-        piece = np.dtype((np.void, width * channels * x.itemsize))
-        windows = np.ndarray((some, *out, height), piece, padded, strides=(n_, *steps, h_))
-        patches = np.empty(windows.shape, piece)
+        shape = some, height, width, channels, *out
+        windows = as_strided(padded, shape, (n_, h_, w_, c_, stride * h_, stride * w_))
+    else:  # NumPy moves a row of a window at once, as one item
+        padded = np.zeros((some, *extent, channels), x.dtype)
+        n_, h_, w_, _ = padded.strides
+        item = np.dtype((np.void, width * channels * x.itemsize))
+        windows = np.ndarray((some, *out, height), item, padded, strides=(n_, stride * h_, stride * w_, h_))
+    patches = np.empty(windows.shape, windows.dtype)
     for r, n in each:
         images = x[r, n : n + some]
         count = len(images)
         padded[:count, *to] = images[:, *of]
         patches[:count] = windows[:count]
-        gathered = patches[:count]
         if few:
-            matrices = gathered.reshape(count, inner, -1).swapaxes(1, 2)
+            matrices = patches[:count].reshape(count, inner, -1).swapaxes(1, 2)
         else:
-            matrices = gathered.view(x.dtype).reshape(-1, m, inner)
+            matrices = patches[:count].view(x.dtype).reshape(-1, m, inner)
         yield slice(r, r + 1), slice(n, n + count), matrices
 
 
@@ -389,7 +391,7 @@ class Conv2D(Layer):
             dweights = dkernel.reshape(len(dy), k, k, c, self.channels).transpose(0, 4, 3, 1, 2)
             grads = {"W": np.ascontiguousarray(dweights)}
             if self.bias:
-                grads["b"] = sum_per_feature(as_rows(dy), params["b"].shape)
+                grads["b"] = sum_per_feature(dy)
             if not need_dx:
                 return NO_DX, grads
             # x[s q + a], padded, meets W[s t + i] for the t-th dy before the (q + o)-th, where s o + i = a + pad.
@@ -440,7 +442,7 @@ class _Pool2D(Layer):
 
     def _scatter(self, shares: Iterable[Array], x: Array, dy: Array) -> tuple[Array, Arrays]:
         """Add up to dx what each pixel of a window gets of dy."""
-        runs, examples, channels, *image = x.shape
+        _, examples, channels, *image = x.shape
         dx = np.zeros((len(dy), examples, *image, channels), x.dtype)
         for index, share in zip(self._windows(x), shares, strict=True):
             if self.size > self._step:

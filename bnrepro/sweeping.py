@@ -121,21 +121,19 @@ def form_groups(
 ) -> list[list[RunConfig]]:
     """Cut runs into groups that can train in lock-step, of at most ``group_size`` runs.
 
-    By default groups are as large as pays (``MAX_GROUP`` and, for images of the size that ``data`` have,
-    ``LOCK_STEP_IMAGES``), and no larger than lets all workers finish at about the same time. Runs of one seed stay together, since they share mini-batches. What seems to take longest comes first,
-    so that the last to end are short.
+    By default groups are as large as pays for images of the size of ``data`` (``MAX_GROUP``, ``LOCK_STEP_IMAGES``), and
+    no larger than lets all workers finish at about the same time. Runs of one seed stay together, since they share
+    mini-batches. What seems to take longest comes first, so that the last to end are short.
     """
-    by_default = group_size is None
-    if group_size is None:
-        rounds = math.ceil(len(runs) / (MAX_GROUP * workers))
-        group_size = max(1, math.ceil(len(runs) / (rounds * workers))) if runs else 1
+    rounds = math.ceil(len(runs) / (MAX_GROUP * workers))
+    share = math.ceil(len(runs) / (rounds * workers)) if runs else 1
     alike: dict[str, list[RunConfig]] = {}
     for run in runs:
         alike.setdefault(run.group_id, []).append(run)
     groups = []
     for members in alike.values():
         members.sort(key=lambda run: run.seed)
-        most = min(group_size, _largest_that_pays(members[0], data[members[0].dataset])) if by_default else group_size
+        most = group_size or min(share, _largest_that_pays(members[0], data[members[0].dataset]))
         parts = math.ceil(len(members) / most)
         groups += [list(part) for part in np.array_split(np.array(members, dtype=object), parts)]
     return sorted(groups, key=_seeming_length, reverse=True)
