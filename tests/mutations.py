@@ -72,7 +72,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("np.where(var < square, ", "np.where(var < np.inf, ", "test_batchnorm.py no_offset"),
         M("*(1 for _ in in_shape[1:]))", "*in_shape[1:])", "test_layers.py names_the_shapes"),
         M("m = x[0, :, 0].size", "m = x.shape[1]", "test_batchnorm.py on_images"),
-        M("product += dbeta / m - slope * delta", "product -= slope * delta", "test_batchnorm.py six_formulas"),
+        M(
+            "along_rows(dbeta / m - slope * delta, c)",
+            "along_rows(-slope * delta, c)",
+            "test_batchnorm.py six_formulas",
+        ),
         M("replace(self, momentum=1.0)", "replace(self)", "test_network.py population_statistics"),
         M("eps=1e-6, momentum=self.momentum", "eps=1e-6", "test_textbook.py running_statistics"),
         M("train=train_flg and several", "train=train_flg", "test_textbook.py one_value_per_feature"),
@@ -281,7 +285,7 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/sweeping.py": [
         M("alike.setdefault(run.group_id, [])", 'alike.setdefault("", [])', "test_sweeping.py partition"),
-        M("if group_size is None:", "if True:", "test_sweeping.py sizes_of_groups"),
+        M("group_size or min(share", "min(share", "test_sweeping.py sizes_of_groups"),
         M("key=lambda run: run.seed", "key=lambda run: run.run_id", "test_sweeping.py partition"),
         M("LOCK_STEP_IMAGES // size", "LOCK_STEP_IMAGES", "test_sweeping.py stay_in_cache"),
         M("key=_seeming_length, reverse=True", "key=_seeming_length", "test_sweeping.py takes_longest"),
@@ -308,8 +312,8 @@ ROOMS: dict[str, list[Mutation]] = {
         M("self.store.add(results, replace=self.force)", "self.store.add(results)", "test_sweeping.py force"),
         M("extendleft([group[half:], group[:half]])", "extendleft([group[:half]])", "test_sweeping.py to_blame"),
         M(
-            "1, self.workers.count), self.compute.group_size)",
-            "1, self.workers.count))",
+            "self.data, self.compute.group_size)",
+            "self.data)",
             "test_sweeping.py smaller_groups",
         ),
         M("store.heartbeat(owner)", "store.heartbeat(uuid.uuid4().hex)", "test_sweeping.py kept_alive"),
