@@ -10,7 +10,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .layers import NO_DX, Array, Arrays, Backward, Layer, Norm, Shape, require, require_shape, sum_per_feature
+from .layers import (
+    NO_DX,
+    Array,
+    Arrays,
+    Backward,
+    Layer,
+    Norm,
+    Shape,
+    along_rows,
+    as_rows,
+    from_rows,
+    require,
+    require_shape,
+    sum_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -81,28 +95,29 @@ class BatchNorm(Norm):
 
         # x̂ is never written out. With c = x − μ, which keeps a rounding error δ = mean(c) when |μ| ≫ σ,
         # σ² = mean(c²) − δ² and x̂ = (c − δ) s for s = 1/√(σ² + ε): every use of x̂ is affine in c.
-        mean = sum_per_feature(x)
+        rows, shape = as_rows(x), gamma.shape
+        mean = sum_rows(rows, shape)
         mean /= m
-        c = x - mean
-        delta = sum_per_feature(c)
+        c = rows - along_rows(mean, rows)
+        delta = sum_rows(c, shape)
         delta /= m
-        var = sum_per_feature(c * c)
+        var = sum_rows(c * c, shape)
         var /= m
         square = delta * delta
         var -= square
         if (var < square).any():  # the sum for μ lost too much: of a constant feature, σ² might be negative
-            shift = np.where(var < square, sum_per_feature(c.astype(np.float64)) / m, 0).astype(c.dtype)
+            shift = np.where(var < square, sum_rows(c.astype(np.float64), shape) / m, 0).astype(c.dtype)
             mean = mean + shift
-            c -= shift  # 0 for all other features, whose bits stay the same
-            delta = sum_per_feature(c) / m
-            var = np.maximum(sum_per_feature(c * c) / m - delta * delta, 0)
+            c -= along_rows(shift, c)  # 0 for all other features, whose bits stay the same
+            delta = sum_rows(c, shape) / m
+            var = np.maximum(sum_rows(c * c, shape) / m - delta * delta, 0)
         s = 1 / np.sqrt(var + self.eps)
         a = gamma * s
-        y = c * a
-        y += beta - a * delta
+        y = c * along_rows(a, c)
+        y += along_rows(beta - a * delta, c)
 
         averages = self._average(state, mean + delta, var, m) if train else state
-        return y, averages, partial(_backward, c, delta, s, a, m)
+        return from_rows(y, x.shape), averages, partial(_backward, c, delta, s, a, m)
 
     def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
         """Move the averages towards a mini-batch's mean and unbiased variance, m/(m−1) times the biased ``var``."""
@@ -127,9 +142,14 @@ class BatchNorm(Norm):
 
     def _infer(self, params: Arrays, state: Arrays, x: Array) -> tuple[Array, Arrays, Backward]:
         scale, shift = self.fold(params, state)
-        y = x * scale
-        y += shift
-        return y, state, partial(_backward_of_inference, x, state["mean"], np.sqrt(state["var"] + self.eps), scale)
+        rows = as_rows(x)
+        y = rows * along_rows(scale, rows)
+        y += along_rows(shift, rows)
+        return (
+            from_rows(y, x.shape),
+            state,
+            partial(_backward_of_inference, rows, state["mean"], np.sqrt(state["var"] + self.eps), scale),
+        )
 
 
 # Functions of the module, not of ``forward``, so that a layer can be copied and pickled with what it returned.
@@ -141,9 +161,10 @@ def _backward(
     """Return dx and the gradients of γ and β, with the letters of :meth:`BatchNorm.forward`."""
     # The six gradients of Section 3, with ∂ℓ/∂σ² and ∂ℓ/∂μ put into ∂ℓ/∂x:
     # dx = γ s (dy − dβ/m − x̂ dγ/m), again affine in dy and c.
-    dbeta = sum_per_feature(dy)
+    dy, shape = as_rows(dy), dy.shape
+    dbeta = sum_rows(dy, s.shape)
     product = dy * c
-    dgamma = sum_per_feature(product)
+    dgamma = sum_rows(product, s.shape)
     dgamma -= delta * dbeta
     dgamma *= s
     grads = {"gamma": dgamma, "beta": dbeta}
@@ -151,19 +172,21 @@ def _backward(
         return NO_DX, grads
     slope = dgamma * s
     slope /= m
-    np.multiply(c, slope, out=product)
-    product += dbeta / m - slope * delta
+    np.multiply(c, along_rows(slope, c), out=product)
+    product += along_rows(dbeta / m - slope * delta, c)
     dx = np.subtract(dy, product, out=product)
-    dx *= a
-    return dx, grads
+    dx *= along_rows(a, c)
+    return from_rows(dx, shape), grads
 
 
 def _backward_of_inference(
     x: Array, mean: Array, std: Array, scale: Array, dy: Array, *, need_dx: bool = True
 ) -> tuple[Array, Arrays]:
     """Return dx and the gradients of γ and β of y = scale · x + shift."""
-    grads = {"gamma": sum_per_feature(dy * ((x - mean) / std)), "beta": sum_per_feature(dy)}
-    return (dy * scale if need_dx else NO_DX), grads
+    dy, shape = as_rows(dy), dy.shape
+    normalised = (x - along_rows(mean, x)) / along_rows(std, x)
+    grads = {"gamma": sum_rows(dy * normalised, mean.shape), "beta": sum_rows(dy, mean.shape)}
+    return (from_rows(dy * along_rows(scale, dy), shape) if need_dx else NO_DX), grads
 
 
 class BatchNormalization:
@@ -277,7 +300,7 @@ class BatchNormalization:
         (y,), state, backward = layer.forward(params, state, rows[np.newaxis], train=train_flg and several)
         if train_flg:
             c, delta, s = backward.args[:3]
-            (self.xc,), self.std = c - delta, (1 / s).reshape(-1)
+            (self.xc,), self.std = from_rows(c, (1, *shape)) - delta, (1 / s).reshape(-1)
             (self.xn,) = self.xc * s
             if several:
                 self.running_mean, self.running_var = state["mean"].reshape(-1), state["var"].reshape(-1)

@@ -51,9 +51,10 @@ def preview(
         check()
         print("nothing to train")
         return
-    with workers.start(compute, load_data(missing)) as started:
+    data = load_data(missing)
+    with workers.start(compute, data) as started:
         at_once = max(1, started.count)
-        groups = form_groups(missing, at_once, compute.group_size)
+        groups = form_groups(missing, at_once, data, compute.group_size)
         begun = [started.submit(_begin, group) for group in groups[:at_once]]
         check()
         wait(begun)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -63,6 +64,16 @@ class Network:
             return grads
 
         return x, new_state, backward
+
+    def largest_images(self, in_shape: Shape) -> int:
+        """Return how many numbers the largest images of one example have that a layer gives; 0 if none gives images."""
+        rng, sizes = np.random.default_rng(0), [0]
+        for layer in self.layers.values():
+            _, _, in_shape = layer.init(rng, in_shape)
+            if len(in_shape) == 1:
+                break
+            sizes.append(math.prod(in_shape))
+        return max(sizes)
 
     @property
     def nonlinearities(self) -> dict[str, Nonlinearity]:

@@ -102,9 +102,9 @@ def begin() -> Iterator[None]:
     What is printed may meet an encoding of few characters, a full disk, or a reader that has had enough, such as head.
     Where stdout failed, a command that did its work ends with status 1, and one line unless the reader has gone.
     """
+    gc.set_threshold(10_000)  # imports and figures make many objects that stay, and looking through them took 10%
     # Of a read-only /dev/shm, which is told where processes would be started.
     warnings.filterwarnings("ignore", ".*joblib will operate in serial mode", UserWarning)
-    gc.set_threshold(10_000)  # imports and figures make many objects that stay, and looking through them took 10%
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     sys.stderr, _ = _lasting(sys.stderr)

@@ -79,7 +79,7 @@ def load(folder: Path) -> None:
     layers = [{"step": step, "layer": n, "p15": -1.0, "p50": 0.0, "p85": 1.0} for step in steps for n in (1, 2, 3)]
     with clock("fill"):
         store = Store(folder, create=True)
-        for group in sweeping.form_groups(runs, 1, 1000):
+        for group in sweeping.form_groups(runs, 1, {}, 1000):
             store.add(RunResult(run, test_accuracy=0.5, curves=curves, layers=layers) for run in group)
     with clock("load") as done:
         results = bnrepro.load(store.path)

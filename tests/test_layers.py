@@ -38,6 +38,8 @@ from bnrepro.layers import (
     Shape,
     Sigmoid,
     Tanh,
+    channels_first,
+    channels_last,
     he,
     softmax_cross_entropy,
     xavier,
@@ -83,6 +85,11 @@ LAYERS = {
     "convolution, padded, strided, no bias": Row(Conv2D(2, 3, he, stride=2, padding=1, bias=False), (2, 5, 4)),
     "convolution, stride > kernel": Row(Conv2D(2, 2, he, stride=3), (1, 6, 7)),
     "convolution of one pixel": Row(Conv2D(3, 1, he), (2, 2, 3)),
+    "convolution of one pixel, strided": Row(Conv2D(3, 1, he, stride=2), (2, 5, 4)),
+    "convolution of one pixel, padded": Row(Conv2D(2, 1, he, padding=1), (2, 2, 3)),
+    "convolution, 5 × 5, strided, odd": Row(Conv2D(2, 5, he, stride=2, padding=2), (2, 5, 7)),
+    "convolution, padded by more than the kernel": Row(Conv2D(2, 2, he, stride=2, padding=3), (1, 3, 2)),
+    "convolution of long rows": Row(Conv2D(2, 3, he, stride=2, padding=1), (1, 2, 9)),
     "max pooling": Row(MaxPool2D(2), (2, 4, 4)),
     "max pooling, overlapping, odd": Row(MaxPool2D(3, 2), (1, 6, 5)),
     "max pooling, stride > size": Row(MaxPool2D(2, 3), (1, 6, 7)),
@@ -94,6 +101,8 @@ LAYERS = {
     "batch norm without eps": Row(BatchNorm(eps=0, momentum=0), (3,)),
 }
 WITH_PARAMETERS = {name: row for name, row in LAYERS.items() if row.layer.init(np.random.default_rng(), row.shape)[0]}
+
+OF_IMAGES = {name: row for name, row in LAYERS.items() if len(row.shape) == 3}
 
 each_layer = pytest.mark.parametrize("row", LAYERS.values(), ids=LAYERS)
 each_mode = pytest.mark.parametrize("train", [True, False], ids=["train", "inference"])
@@ -305,6 +314,25 @@ def test_x_shared_by_all_runs_gives_the_bits_of_x_repeated(row: Row, train: bool
     repeated = Sample(s.params, s.state, np.repeat(s.x, 5, axis=0), np.repeat(s.dy, 5 // len(s.dy), axis=0))
     result = outcome(row, repeated, train=train)
     assert_same_bits({name: np.broadcast_to(a, result[name].shape) for name, a in shared.items()}, result)
+
+
+@pytest.mark.parametrize("row", OF_IMAGES.values(), ids=OF_IMAGES)
+@each_mode
+def test_the_order_of_images_in_memory_changes_no_bit(row: Row, train: bool) -> None:
+    s = sample(row, runs=3, factor=3).astype(np.float32)
+    last = Sample(s.params, s.state, channels_first(channels_last(s.x)), s.dy)
+    if s.dy.ndim == 5:
+        last.dy = channels_first(channels_last(s.dy))
+    assert_same_bits(outcome(row, last, train=train), outcome(row, s, train=train))
+
+
+@pytest.mark.parametrize("row", OF_IMAGES.values(), ids=OF_IMAGES)
+@each_mode
+def test_images_stay_channels_last_in_memory(row: Row, train: bool) -> None:
+    s = sample(row, factor=3)
+    result = outcome(row, Sample(s.params, s.state, channels_first(channels_last(s.x)), s.dy), train=train)
+    if s.dy.ndim == 5 and not isinstance(row.layer, Dropout):
+        assert np.shares_memory(channels_last(result["y"]), result["y"])
 
 
 @pytest.mark.parametrize("row", WITH_PARAMETERS.values(), ids=WITH_PARAMETERS)
@@ -527,7 +555,7 @@ def convolve(layer: Conv2D, x: Array) -> tuple[Array, Array, Array]:
 @pytest.mark.parametrize("kernel", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("padding", [0, 1, 2])
-@pytest.mark.parametrize("image", [(7, 7), (5, 8), (3, 4)])
+@pytest.mark.parametrize("image", [(7, 7), (5, 8), (3, 10)])
 def test_convolution_equals_a_naive_loop(kernel: int, stride: int, padding: int, image: tuple[int, int]) -> None:
     x = np.random.default_rng(1).standard_normal((1, 3, 2, *image))
     y, weights, bias = convolve(Conv2D(4, kernel, he, stride=stride, padding=padding), x)
@@ -539,6 +567,27 @@ def test_convolution_equals_a_naive_loop(kernel: int, stride: int, padding: int,
     for n, f, (p, i), (q, j) in itertools.product(range(3), range(4), enumerate(rows), enumerate(columns)):
         expected = (padded[n, :, i : i + kernel, j : j + kernel] * weights[f]).sum() + bias[f]
         assert y[0, n, f, p, q] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("row", [row for row in LAYERS.values() if isinstance(row.layer, Conv2D)])
+@pytest.mark.parametrize(("patches", "small_product"), [(1, 10**6), (10**4, 10**4), (10**9, 1)])
+def test_how_products_are_cut_changes_only_their_rounding(
+    row: Row, patches: int, small_product: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = sample(Row(row.layer, (row.shape[0], 9, 12)), examples=7, factor=5)
+    expected = outcome(row, s, train=True)
+    monkeypatch.setattr(layers, "PATCHES", patches)
+    monkeypatch.setattr(layers, "SMALL_PRODUCT", small_product)
+    for name, a in outcome(row, s, train=True).items():
+        np.testing.assert_allclose(a, expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("out", "inner", "channels", "rows"),
+    [((32, 32), 144, 16, 256), ((32, 32), 27, 16, 1024), ((16, 16), 400, 24, 64), ((16, 16), 576, 64, 256)],
+)
+def test_products_are_small_if_that_leaves_enough_rows(out: Shape, inner: int, channels: int, rows: int) -> None:
+    assert layers._rows_of_product(out, inner, channels) == rows
 
 
 @pytest.mark.parametrize("padding", [0, 2])

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from bnrepro import sweeping
 from bnrepro.composition import compose
-from bnrepro.config import Compute, Inline, Local, RunConfig
+from bnrepro.config import RUN_KEYS, Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
 from bnrepro.errors import InputError
 from bnrepro.layers import Array, ReLU
-from bnrepro.recipe import Status
+from bnrepro.recipe import MLP, Status
 from bnrepro.settings import flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
@@ -160,7 +160,7 @@ def grids(draw: st.DrawFn) -> list[RunConfig]:
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(grids(), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 50)))
 def test_groups_are_a_partition_that_suits_the_workers(runs: list[RunConfig], workers: int, size: int | None) -> None:
-    groups = form_groups(runs, workers, size)
+    groups = form_groups(runs, workers, load_data(runs), size)
     grouped = [run.run_id for group in groups for run in group]
     assert sorted(grouped) == sorted(run.run_id for run in runs)
     kinds = [{run.group_id for run in group} for group in groups]
@@ -182,18 +182,42 @@ def test_groups_are_a_partition_that_suits_the_workers(runs: list[RunConfig], wo
 )
 def test_sizes_of_groups(count: int, workers: int, size: int | None, sizes: list[int]) -> None:
     runs = expand(settings(), {"seed": list(range(count))})
-    assert [len(group) for group in form_groups(runs, workers, size)] == sizes
+    assert [len(group) for group in form_groups(runs, workers, load_data(runs), size)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (["model.hidden=[1000]"], 8),  # no images between layers
+        (["model=cnn", "train.batch_size=60"], 8),  # the largest: 60 · 8 · 8² numbers of 4 bytes, 123 kB
+        (["model=cnn", "train.batch_size=240"], 6),
+        (["model=cnn", "train.batch_size=240", "train.dtype=float64"], 3),
+        (["model=cnn", "train.batch_size=60", "model.channels=[4,32]"], 8),  # of which the first is half the second
+        (["model=cnn", "train.batch_size=60", "model.channels=[4,128]"], 6),
+        (["model=cnn", "train.batch_size=1000", "model.channels=[200]"], 1),
+    ],
+)
+def test_runs_are_in_lock_step_as_long_as_their_images_stay_in_cache(overrides: list[str], size: int) -> None:
+    base = {key: value for key, value in compose(overrides).items() if key in RUN_KEYS}
+    runs = expand(base, {"seed": list(range(16))})
+    assert max(len(group) for group in form_groups(runs, 1, load_data(runs))) == size
+
+
+def test_a_model_that_cannot_be_built_is_left_to_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLP, "build", lambda self, classes: 1 / 0)
+    runs = [a_run()]
+    assert form_groups(runs, 1, load_data(runs)) == [runs]
 
 
 def test_what_takes_longest_is_trained_first() -> None:
     grid = {"model": {"norm": ["none", "batch"]}, "train": {"steps": [10, 20]}, "optimizer": {"lr": [1.0, 2.0, 3.0]}}
-    groups = form_groups(expand(settings(), grid), workers=1, group_size=2)
+    groups = form_groups(expand(settings(), grid), workers=1, data={}, group_size=2)
     order = [(group[0].train.steps, len(group), setting(group[0], "model.norm")) for group in groups]
     assert order == [(s, n, norm) for s in (20, 10) for n in (2, 1) for norm in ("batch", "none")]
 
 
 def test_no_runs_make_no_groups() -> None:
-    assert form_groups([], 2) == []
+    assert form_groups([], 2, {}) == []
 
 
 # A group
@@ -554,7 +578,9 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
     mortal = Mortal(count, blamed)
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
-        mortal.driver = sweeping._Driver(store, "me", mortal, Inline(group_size=group_size), Progress(12), force=False)
+        mortal.driver = sweeping._Driver(
+            store, "me", mortal, Inline(group_size=group_size), Progress(12), {}, force=False
+        )
         mortal.driver.drive(runs)
         table = store.load(runs).runs.set_index("run_id")
     assert len(table) == 12
@@ -573,7 +599,7 @@ def test_smaller_groups_come_first(tmp_path: Path) -> None:
     runs = expand(settings(), {"seed": list(range(8))})
     mortal = Mortal(1, {runs[2].run_id})
     mortal.driver = sweeping._Driver(
-        Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), force=False
+        Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), {}, force=False
     )
     mortal.driver.drive(runs)
     assert [len(given) for given, _ in mortal.given] == [4, 2, 2, 1, 1, 4, 1]
@@ -588,7 +614,7 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 
     run = a_run()
     store = Store(tmp_path, create=True)
-    sweeping._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), force=False).drive([run])
+    sweeping._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), {}, force=False).drive([run])
     (error,) = store.load([run]).runs["error"]
     assert error == "TypeError: can't pickle it\n"
 
