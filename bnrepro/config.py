@@ -340,7 +340,8 @@ class RunConfig(Run):
         """Return the digest of the source of all that computes the run: other code may compute another result."""
         chosen = (getattr(self, f.name) for f in FIELDS)
         paths = frozenset[str]().union(*(choice.paths for choice in chosen if isinstance(choice, Choice)))
-        return code_digest(paths | {name for name in self.diagnostics if "." in name})
+        engine = {f"{__package__}.compiled"} if self.train.engine == "compiled" else set()
+        return code_digest(paths | engine | {name for name in self.diagnostics if "." in name})
 
 
 def _text(value: object, per_run: bool) -> str:

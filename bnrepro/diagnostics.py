@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import InputError
-from .layers import Array, Arrays, Dense, softmax_cross_entropy
+from .layers import Array, Arrays, Dense
 from .network import Network, copy_tree
 from .optim import Optimizer, Params, State
 
@@ -55,7 +55,7 @@ class Snapshot:
     def gradient(self, params: Params) -> tuple[Array, Params]:
         """Return the loss (R,) and the gradients on the probe batch at other parameters."""
         logits, _, backward = self.network.forward(params, self.state, self.x, train=True)
-        loss, dlogits = softmax_cross_entropy(logits, self.targets)
+        loss, dlogits = self.network.loss(logits, self.targets)
         return loss, backward(dlogits)
 
     def after_a_step(self) -> Params:
@@ -199,13 +199,13 @@ def wasserstein(a: Array, b: Array) -> Array:
 
 def gradient_norm(grads: Iterable[Array]) -> Array:
     """Return the Euclidean norm, (R,), of gradients (R, ...) taken together."""
-    flat = [g.reshape(len(g), 1, -1) for g in grads]
-    return np.sqrt(sum((g @ g.swapaxes(1, 2))[:, 0, 0] for g in flat))
+    norm: Array = np.sqrt(sum(np.square(g).reshape(len(g), -1).sum(axis=1) for g in grads))
+    return norm
 
 
 def cosine(a: Array, b: Array) -> Array:
     """Return the cosine, (R,), of the angle between a and b, both (R, ...)."""
-    dot: Array = (a.reshape(len(a), 1, -1) @ b.reshape(len(b), -1, 1))[:, 0, 0]
+    dot: Array = (a * b).reshape(len(a), -1).sum(axis=1)
     dot /= gradient_norm([a]) * gradient_norm([b])
     return dot
 
@@ -243,12 +243,6 @@ def singular_values(pre: Array, post: Array, slope: Array, weights: Array) -> Ar
     values = np.full((len(jacobian), min(jacobian.shape[1:])), np.nan, jacobian.dtype)
     values[finite] = np.linalg.svd(jacobian[finite], compute_uv=False)
     return values
-
-
-def correct_predictions(logits: Array, labels: Array) -> Array:
-    """Count the examples, (R,), whose largest logit, (R, N, K), is that of their label (N,)."""
-    correct: Array = (logits.argmax(axis=2) == labels).sum(axis=1)
-    return correct
 
 
 def _per_layer(values: Iterable[Array], runs: int) -> Array:

@@ -565,13 +565,16 @@ class Dropout(Layer):
         if not train or self.rate == 0:
             return x, state, lambda dy, *, need_dx=True: (dy, {})
         mask = np.empty((len(state["key"]), *x.shape[1:]), x.dtype)
-        uniform = np.empty(x.shape[1:], np.float32)
         for r, (key, drawn) in enumerate(zip(state["key"], state["drawn"], strict=True)):
-            stream = np.random.Philox(key=key[0], counter=[0, 0, 0, drawn[0]])
-            np.random.Generator(stream).random(out=uniform, dtype=np.float32)
-            np.multiply(uniform >= self.rate, 1 / (1 - self.rate), out=mask[r])
+            np.multiply(self.kept(key[0], drawn[0], x.shape[1:]), 1 / (1 - self.rate), out=mask[r])
         state = {"key": state["key"], "drawn": state["drawn"] + 1}
         return x * mask, state, lambda dy, *, need_dx=True: (dy * mask, {})
+
+    def kept(self, key: int, drawn: int, shape: Shape) -> Array:
+        """Tell which units (N, ...) mask number ``drawn`` of the stream ``key`` keeps."""
+        stream = np.random.Philox(key=key, counter=[0, 0, 0, drawn])
+        kept: Array = np.random.Generator(stream).random(shape, np.float32) >= self.rate
+        return kept
 
 
 def share_per_run(condition: Array) -> Array:
@@ -677,3 +680,9 @@ def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
     p /= total
     p -= t / examples
     return loss, p.swapaxes(1, 2)
+
+
+def correct_predictions(logits: Array, labels: Array) -> Array:
+    """Count the examples, (R,), whose largest logit, (R, N, K), is that of their label (N,)."""
+    correct: Array = (logits.argmax(axis=2) == labels).sum(axis=1)
+    return correct

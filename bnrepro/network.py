@@ -6,16 +6,34 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from .layers import Array, Conv2D, Dense, Dropout, Flatten, Initializer, Layer, MaxPool2D, Nonlinearity, Shape
+from .data import Dataset, IntArray, to_float
+from .layers import (
+    Array,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Initializer,
+    Layer,
+    MaxPool2D,
+    Nonlinearity,
+    Shape,
+    correct_predictions,
+    softmax_cross_entropy,
+)
 from .optim import Params
 
 Tree = TypeVar("Tree", bound=Mapping[str, Any])
 NetworkBackward = Callable[[Array], Params]
+
+EVALUATION_CHUNK = 256
+"""Test examples per forward pass, so that activations stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,22 @@ class Network:
 
         return x, new_state, backward
 
+    def loss(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        """Return the loss (R,) and its gradient: see :func:`bnrepro.layers.softmax_cross_entropy`."""
+        return softmax_cross_entropy(logits, targets)
+
+    def count_correct(
+        self, params: Params, state: Params, data: Dataset, chosen: IntArray, dtype: npt.DTypeLike
+    ) -> Array:
+        """Count the chosen test examples, (R,), that are classified right in inference mode."""
+        correct = np.zeros(1, int)
+        for start in range(0, len(chosen), EVALUATION_CHUNK):
+            chunk = chosen[start : start + EVALUATION_CHUNK]
+            x = to_float(data.test_images[None, chunk], data.scale, dtype)
+            logits, _, _ = self.forward(params, state, x, train=False)
+            correct = correct + correct_predictions(logits, data.test_labels[chunk])
+        return correct
+
     def largest_images(self, in_shape: Shape) -> int:
         """Return how many numbers the largest images of one example have that a layer gives; 0 if none gives images."""
         rng, sizes = np.random.default_rng(0), [0]
@@ -101,7 +135,7 @@ class Network:
         gathered = {name: population for name, population in asked.items() if population is not None}
         if not gathered:
             return state
-        averaging = Network(self.layers | {name: layer for name, (layer, _) in gathered.items()})
+        averaging = replace(self, layers=self.layers | {name: layer for name, (layer, _) in gathered.items()})
         averages = state | {name: begun for name, (_, begun) in gathered.items()}
         for x in batches:
             _, averages, _ = averaging.forward(params, averages, x, train=True)

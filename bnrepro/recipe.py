@@ -26,7 +26,7 @@ from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
 from .settings import Choice, Setting, Table
-from .training import Diverged, Event, Measurement, Schedule, Specification, train
+from .training import Diverged, Event, Measurement, Schedule, Specification, engine_of, train
 
 ACTIVATIONS: Table[type[Nonlinearity]] = Table(
     {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}, base=Nonlinearity, has_settings=False
@@ -149,6 +149,7 @@ class Training(Schedule):
     probe_examples: Annotated[int, Field(gt=1, strict=True)]
     eval_examples: Count
     dtype: Literal["float32", "float64"]
+    engine: Literal["numpy", "compiled"] = "numpy"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,19 @@ def specification(runs: Sequence[Run], data: Dataset) -> Specification:
         lr_schedule=first.lr_schedule.value,
         diagnostics=first.measured(),
         dtype=np.dtype(first.train.dtype),
+        engine=first.train.engine,
     )
+
+
+def check_engine(run: Run, data: Dataset) -> None:
+    """Refuse a run that its engine can't train.
+
+    Raises:
+        InputError: naming the setting, and what is allowed; or if what the engine needs is not installed.
+    """
+    if run.train.engine != "numpy":  # which takes all, and what is a user's own is not built before workers do
+        spec = specification([run], data)
+        engine_of(spec).check(spec, data.image_shape)
 
 
 Row = dict[str, float]

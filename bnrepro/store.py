@@ -473,8 +473,8 @@ def _has_ended(host: str, pid: int) -> bool:
 
 
 def _versions(runs: pd.DataFrame) -> int:
-    """Count the versions of the code that the runs are from; a class by its import path is computed by more files."""
-    named = [frozenset(re.findall(r'"(\w+\.[\w.]+)"', config)) for config in runs["config"]]
+    """Count the versions of code that the runs are from; other engines and a user's classes have files of their own."""
+    named = [frozenset(re.findall(r'"(\w+\.[\w.]+|compiled)"', config)) for config in runs["config"]]
     return max(runs.groupby(named)["code"].nunique(), default=0)
 
 

@@ -12,7 +12,7 @@ import traceback
 import uuid
 from bdb import BdbQuit
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -27,8 +27,9 @@ from .config import RUN_KEYS, Compute, Dask, RunConfig, check_run_keys, parse_pa
 from .data import Dataset, Source
 from .errors import InputError
 from .narrowing import MOST_RUNS
+from .network import Network
 from .provenance import environment
-from .recipe import Init, Model, train_runs
+from .recipe import Init, Model, check_engine, train_runs
 from .settings import Choice, flatten, to_override
 from .store import CLAIM_SECONDS, RunResult, Store
 from .training import Measurement
@@ -143,10 +144,8 @@ def form_groups(
 
 def _largest_that_pays(run: RunConfig, data: Dataset) -> int:
     """Return how many runs such as this are fastest in lock-step."""
-    try:
-        images = run.model.value.build(data.classes).largest_images(data.image_shape)
-    except Exception:  # its training fails too, and tells why
-        return MAX_GROUP
+    network = _plain_network(run, data)
+    images = network.largest_images(data.image_shape) if network else 0
     size = images * run.train.batch_size * np.dtype(run.train.dtype).itemsize
     return max(1, min(MAX_GROUP, LOCK_STEP_IMAGES // size)) if size else MAX_GROUP
 
@@ -199,10 +198,11 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
     """Load every data set of the runs, once.
 
     Raises:
-        InputError: if one can't be loaded, is smaller than a mini-batch, or has images too small for a model of ours.
+        InputError: if one can't be loaded, is smaller than a mini-batch, or has images too small for a model of ours;
+            or if an engine can't train what is asked of it.
     """
     data: dict[Choice[Source], Dataset] = {}
-    built = set[tuple[Choice[Source], str]]()
+    built = set[tuple[Hashable, ...]]()
     for run in runs:
         if run.dataset not in data:
             data[run.dataset] = run.dataset.value.load()
@@ -212,22 +212,29 @@ def load_data(runs: Sequence[RunConfig]) -> dict[Choice[Source], Dataset]:
                 f"train.batch_size={run.train.batch_size}: must be at most {examples}, "
                 f"the training examples of {run.dataset.name}"
             )
-        if (kind := (run.dataset, run.model.shared)) not in built:
+        if (kind := (run.dataset, run.model.shared, run.optimizer, run.train)) not in built:
             built.add(kind)
             _check_fit(run, data[run.dataset])
+            check_engine(run, data[run.dataset])
     return data
 
 
-def _check_fit(run: RunConfig, data: Dataset) -> None:
-    """Refuse a model of ours that can't be built for the images of its data set.
+def _plain_network(run: RunConfig, data: Dataset) -> Network | None:
+    """Return the network of a model of ours, with plain parts, which have the same shapes; None for a user's model.
 
-    Classes of the user's are left to the workers, which they may kill: the shapes are those with plain parts.
+    Classes of the user's are left to the workers, which they may kill.
     """
     if not isinstance(run.model.value, Model):
-        return
-    plain = replace(run.model.value, activation="relu", norm="none", init=Init("he", None))
+        return None
+    return replace(run.model.value, activation="relu", norm="none", init=Init("he", None)).build(data.classes)
+
+
+def _check_fit(run: RunConfig, data: Dataset) -> None:
+    """Refuse a model of ours that can't be built for the images of its data set."""
+    network = _plain_network(run, data)
     try:
-        plain.build(data.classes).init(np.random.default_rng(0), data.image_shape)
+        if network:
+            network.init(np.random.default_rng(0), data.image_shape)
     except ValueError as error:
         _, height, width = data.image_shape
         raise InputError(

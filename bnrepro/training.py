@@ -1,4 +1,4 @@
-"""The lock-step training loop: R runs of equal shapes, one NumPy call doing the work of R.
+"""The training loop: R runs of equal shapes, in lock-step by NumPy, one call doing the work of R, or compiled.
 
 A group is only scheduling. Which runs share it changes no bit of any result: products and reductions are done per
 run, each run has its own seeded streams, and a run that diverges leaves the others untouched.
@@ -6,25 +6,26 @@ run, each run has its own seeded streams, and a run that diverges leaves the oth
 
 from __future__ import annotations
 
+import importlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .data import Dataset, minibatches, to_float
-from .diagnostics import Diagnostic, Level, Snapshot, correct_predictions, gradient_norm, read
-from .layers import Array, Arrays, softmax_cross_entropy
+from .diagnostics import Diagnostic, Level, Snapshot, gradient_norm, read
+from .errors import InputError
+from .layers import Array, Arrays, Shape
 from .memory import keep_freed_memory
 from .network import Network, select_runs, stack_runs
 from .optim import LearningRateSchedule, Optimizer, Params, State
 
 DIVERGED_LOSS = 1e3
 """A run has diverged when its mini-batch loss exceeds this or is not finite (Bjorck et al. 2018)."""
-
-EVALUATION_CHUNK = 256
-"""Test examples per forward pass, so that activations stay in cache."""
 
 POPULATION_BATCHES = 50
 """Training mini-batches behind the population statistics of Algorithm 2, or as many as the data set has."""
@@ -77,6 +78,8 @@ class Specification:
     """What is measured besides loss, accuracy and gradient norm, by name; it changes no bit of these."""
     dtype: np.dtype
     """The floating type of all arithmetic."""
+    engine: Literal["numpy", "compiled"]
+    """What computes: NumPy, or :mod:`bnrepro.compiled`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ Event = Measurement | Diverged | Finished
 
 
 @dataclass
-class _Group:
+class Group:
     """The runs still training, and everything that has a run axis."""
 
     network: Network
@@ -133,6 +136,7 @@ class _Group:
     runs: Array = field(init=False)
 
     def __post_init__(self) -> None:
+        """Give every run its number in the group."""
         self.runs = np.arange(len(self.lr))
 
     def keep(self, mask: Array) -> None:
@@ -159,16 +163,16 @@ def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object
         InputError: before the first update, if a diagnostic does not give the columns that it declares.
     """
     keep_freed_memory()
-    inits, streams = [], {}
+    engine = engine_of(spec)(spec, data, on_step or (lambda step: None))
+    inits = []
     for network, seed in zip(spec.networks, spec.seeds, strict=True):
-        weight_seed, batch_seed = np.random.SeedSequence(seed).spawn(2)
+        weight_seed, _ = np.random.SeedSequence(seed).spawn(2)
         inits.append(network.init(np.random.default_rng(weight_seed), data.image_shape))
-        streams[seed] = minibatches(len(data.train_labels), spec.schedule.batch_size, batch_seed)
     params = stack_runs([params for params, _ in inits], spec.dtype)
     with np.errstate(over="ignore"):  # a rate too large for the dtype is infinite, and the run diverges
         lr = np.asarray(spec.learning_rates, float).astype(spec.dtype)
-    group = _Group(
-        network=spec.networks[0],
+    group = Group(
+        network=engine.network,
         optimizer=spec.optimizer,
         lr=lr,
         seeds=list(spec.seeds),
@@ -177,21 +181,11 @@ def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object
         optimizer_state=spec.optimizer.init(params),
     )
     measure = _Probe(spec, data)
-    one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
-    measured_steps = set(spec.schedule.measured_steps)
-
-    for step in range(spec.schedule.steps):
-        if step in measured_steps:
-            yield measure(group, step)
-        if on_step is not None:
-            on_step(step)
-        drawn = {seed: next(stream) for seed, stream in streams.items()}
-        diverged = _step(group, data, drawn, one_hot, spec.lr_schedule(step))
-        if diverged is not None:
-            yield Diverged(step, diverged)
-            streams = {seed: streams[seed] for seed in set(group.seeds)}
-            if not group.seeds:
-                return
+    for start, stop in itertools.pairwise(spec.schedule.measured_steps):
+        yield measure(group, start)
+        yield from engine.advance(group, start, stop)
+        if not group.seeds:
+            return
     last = measure(group, spec.schedule.steps)
     yield last
     healthy = last.train_loss <= DIVERGED_LOSS  # no mini-batch follows the last update to show it
@@ -202,28 +196,101 @@ def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object
         yield Finished(group.runs, measure.accuracy(group))
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def _step(group: _Group, data: Dataset, drawn: dict[int, Array], one_hot: Array, lr_factor: float) -> Array | None:
-    """Update all runs but those that diverge here, whose indices are returned."""
-    # One seed, one mini-batch: it is converted once and broadcast along the run axis.
-    (batch, *others) = drawn.values()
-    batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
-    x = to_float(data.train_images.take(batch, axis=0), data.scale, group.lr.dtype)
-    logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
-    loss, dlogits = softmax_cross_entropy(logits, one_hot.take(batch, axis=0))
-    healthy = loss <= DIVERGED_LOSS  # False for NaN
-    lr, scaled = group.lr * lr_factor, group.optimizer.linear
-    if scaled:  # R·N·K products in place of one for every weight
-        dlogits *= lr[:, np.newaxis, np.newaxis]
-    grads, diverged = backward(dlogits), None
-    group.state = state
-    if not healthy.all():
-        diverged = group.runs[~healthy]
-        group.keep(healthy)
-        grads, lr = select_runs(grads, healthy), lr[healthy]
-    if group.seeds:
-        group.optimizer.update(group.params, grads, group.optimizer_state, lr, group.network.weights, scaled=scaled)
-    return diverged
+class Engine(ABC):
+    """What trains the runs of a group between two measurements; and the network that they are measured with."""
+
+    network: Network
+
+    def __init__(self, spec: Specification, data: Dataset, on_step: Callable[[int], object]) -> None:
+        """Begin the streams of mini-batches, one of each seed."""
+        self.spec, self.data, self.on_step = spec, data, on_step
+        self.network = spec.networks[0]
+        self.streams = {}
+        for seed in spec.seeds:
+            _, batch_seed = np.random.SeedSequence(seed).spawn(2)
+            self.streams[seed] = minibatches(len(data.train_labels), spec.schedule.batch_size, batch_seed)
+
+    @staticmethod
+    @abstractmethod
+    def check(spec: Specification, in_shape: Shape) -> None:
+        """Refuse what the engine can't train, for images of shape ``in_shape``.
+
+        Raises:
+            InputError: naming it, and what is allowed.
+        """
+        ...
+
+    @abstractmethod
+    def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
+        """Train from step ``start`` to ``stop``; drop the runs that diverge, and yield them in order of steps."""
+        ...
+
+
+def engine_of(spec: Specification) -> type[Engine]:
+    """Return the engine that is asked for.
+
+    Raises:
+        InputError: if what it needs is not installed.
+    """
+    if spec.engine == "numpy":
+        return LockStep
+    try:
+        # Not by an import statement: it is no code of the runs that NumPy trains.
+        engine: type[Engine] = importlib.import_module(".compiled", __package__).Compiled
+    except ImportError as error:
+        told = " ".join(str(error).split())
+        raise InputError(
+            f"train.engine=compiled: needs Numba, which can't be imported ({told}); "
+            "python -m pip install 'bnrepro[fast]' does that"
+        ) from error
+    return engine
+
+
+class LockStep(Engine):
+    """Trains all runs at once, by NumPy calls that do the work of R."""
+
+    def __init__(self, spec: Specification, data: Dataset, on_step: Callable[[int], object]) -> None:
+        """Make the targets of all examples."""
+        super().__init__(spec, data, on_step)
+        self.one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
+
+    @staticmethod
+    def check(spec: Specification, in_shape: Shape) -> None:
+        """Refuse nothing."""
+
+    def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
+        """Train step by step."""
+        for step in range(start, stop):
+            self.on_step(step)
+            drawn = {seed: next(self.streams[seed]) for seed in dict.fromkeys(group.seeds)}
+            diverged = self._step(group, drawn, self.spec.lr_schedule(step))
+            if diverged is not None:
+                yield Diverged(step, diverged)
+                if not group.seeds:
+                    return
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def _step(self, group: Group, drawn: dict[int, Array], lr_factor: float) -> Array | None:
+        """Update all runs but those that diverge here, whose indices are returned."""
+        # One seed, one mini-batch: it is converted once and broadcast along the run axis.
+        (batch, *others) = drawn.values()
+        batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
+        x = to_float(self.data.train_images.take(batch, axis=0), self.data.scale, group.lr.dtype)
+        logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
+        loss, dlogits = group.network.loss(logits, self.one_hot.take(batch, axis=0))
+        healthy = loss <= DIVERGED_LOSS  # False for NaN
+        lr, scaled = group.lr * lr_factor, group.optimizer.linear
+        if scaled:  # R·N·K products in place of one for every weight
+            dlogits *= lr[:, np.newaxis, np.newaxis]
+        grads, diverged = backward(dlogits), None
+        group.state = state
+        if not healthy.all():
+            diverged = group.runs[~healthy]
+            group.keep(healthy)
+            grads, lr = select_runs(grads, healthy), lr[healthy]
+        if group.seeds:
+            group.optimizer.update(group.params, grads, group.optimizer_state, lr, group.network.weights, scaled=scaled)
+        return diverged
 
 
 class _Probe:
@@ -238,10 +305,10 @@ class _Probe:
         """Runs and taps of the measurement before."""
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def __call__(self, group: _Group, step: int) -> Measurement:
+    def __call__(self, group: Group, step: int) -> Measurement:
         network, taps = group.network, list[Array]()
         logits, _, backward = network.forward(group.params, group.state, self.x, train=True, taps=taps)
-        loss, dlogits = softmax_cross_entropy(logits, self.targets)
+        loss, dlogits = network.loss(logits, self.targets)
         grads = backward(dlogits)
         snapshot = Snapshot(
             network=network,
@@ -283,7 +350,7 @@ class _Probe:
         return taps if left.all() else {name: tap[left] for name, tap in taps.items()}
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def accuracy(self, group: _Group, examples: int | None = None) -> Array:
+    def accuracy(self, group: Group, examples: int | None = None) -> Array:
         """Measure the test accuracy (R,), with population statistics if the network asks for them."""
         batches = self._population_batches()
         state = group.network.with_population_statistics(group.params, group.state, batches)
@@ -308,13 +375,7 @@ def evaluate(
     """Return the test accuracy (R,) in inference mode, on so many evenly spaced test examples, or on all there are."""
     count = len(data.test_labels)
     chosen = evenly(count, examples or count)
-    correct = np.zeros(1, int)
-    for start in range(0, len(chosen), EVALUATION_CHUNK):
-        chunk = chosen[start : start + EVALUATION_CHUNK]
-        x = to_float(data.test_images[None, chunk], data.scale, dtype)
-        logits, _, _ = network.forward(params, state, x, train=False)
-        correct = correct + correct_predictions(logits, data.test_labels[chunk])
-    return correct / len(chosen)
+    return network.count_correct(params, state, data, chosen, dtype) / len(chosen)
 
 
 def evenly(count: int, wanted: int) -> Array:

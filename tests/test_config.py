@@ -203,6 +203,7 @@ LEAVES: dict[str, Any] = {
     "train.probe_examples": 100,
     "train.eval_examples": 100,
     "train.dtype": "float64",
+    "train.engine": "compiled",
     "diagnostics": ["drift"],
     "seed": 1,
 }
@@ -320,6 +321,7 @@ def test_ids_are_stable() -> None:
             "probe_examples": 50,
             "eval_examples": 50,
             "dtype": "float32",
+            "engine": "numpy",
         },
         "diagnostics": ["percentiles"],
         "seed": 0,
@@ -613,15 +615,22 @@ def test_what_is_named_by_import_path_belongs_to_the_code(mine: None, changes: d
     assert run.code == code_digest(frozenset({path})) != code_digest()
 
 
+def test_the_compiled_engine_belongs_to_the_code_of_the_runs_that_it_trains() -> None:
+    assert a_run({"train.engine": "compiled"}).code == code_digest(frozenset({"bnrepro.compiled"})) != a_run().code
+
+
 def sha256(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_default_of_their_class() -> None:
     for run in (a_run(), a_cnn("model.norm=none", "optimizer=momentum", "optimizer.lr=1e-3")):
-        assert run.run_id == sha256(run.to_dict())
+        settings = run.to_dict()
+        assert settings["train"].pop("engine") == "numpy"
+        assert run.run_id == sha256(settings)
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
     settings = run.to_dict()
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
+    del settings["train"]["engine"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)

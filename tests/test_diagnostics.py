@@ -22,7 +22,6 @@ from bnrepro.diagnostics import (
     Snapshot,
     axis_label,
     check_columns,
-    correct_predictions,
     cosine,
     gradient_norm,
     percentiles,
@@ -31,7 +30,18 @@ from bnrepro.diagnostics import (
     wasserstein,
 )
 from bnrepro.errors import InputError
-from bnrepro.layers import Array, Conv2D, Dense, Flatten, Layer, ReLU, Sigmoid, softmax_cross_entropy, xavier
+from bnrepro.layers import (
+    Array,
+    Conv2D,
+    Dense,
+    Flatten,
+    Layer,
+    ReLU,
+    Sigmoid,
+    correct_predictions,
+    softmax_cross_entropy,
+    xavier,
+)
 from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
 from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
 

@@ -1,5 +1,6 @@
 """A grid becomes runs, runs become groups, and how they are grouped and spread over workers changes no bit."""
 
+import dataclasses
 import itertools
 import os
 import re
@@ -30,8 +31,9 @@ from bnrepro.data import Dataset
 from bnrepro.diagnostics import Diagnostic, Snapshot, measures
 from bnrepro.errors import InputError
 from bnrepro.layers import Array, ReLU
-from bnrepro.recipe import MLP, Status
-from bnrepro.settings import flatten
+from bnrepro.network import Network
+from bnrepro.recipe import Architecture, Status
+from bnrepro.settings import Choice, flatten
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
 from bnrepro.workers import Tell, WorkerDied
@@ -203,9 +205,16 @@ def test_runs_are_in_lock_step_as_long_as_their_images_stay_in_cache(overrides: 
     assert max(len(group) for group in form_groups(runs, 1, load_data(runs))) == size
 
 
-def test_a_model_that_cannot_be_built_is_left_to_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MLP, "build", lambda self, classes: 1 / 0)
-    runs = [a_run()]
+@dataclasses.dataclass(frozen=True)
+class Unbuildable(Architecture):
+    """A model of a user's own."""
+
+    def build(self, classes: int) -> Network:
+        raise AssertionError("is built by workers only")
+
+
+def test_a_model_of_the_users_own_is_not_built_before_it_is_trained() -> None:
+    runs = [dataclasses.replace(a_run(), model=Choice("mine.Unbuildable", Unbuildable()))]
     assert form_groups(runs, 1, load_data(runs)) == [runs]
 
 

@@ -161,6 +161,7 @@ class Group:
             schedule=self.schedule,
             lr_schedule=self.lr_schedule,
             diagnostics=self.diagnostics,
+            engine="numpy",
             dtype=np.dtype(self.dtype),
         )
 

@@ -174,6 +174,7 @@ class LockStep(Contestant):
             lr_schedule=Constant(),
             diagnostics=diagnostics or {},
             dtype=np.dtype(np.float32),
+            engine="numpy",
         )
         self.events = train(
             spec,

@@ -1,0 +1,488 @@
+"""The compiled engine against NumPy's, and its bits against the same run computed otherwise."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+
+from golden import Run as GoldenRun
+from test_golden import FEW, ROWS, assert_numbers, stored, words_of
+
+from bnrepro import compiled, kernels, training
+from bnrepro.batchnorm import BatchNorm
+from bnrepro.data import Dataset
+from bnrepro.diagnostics import DIAGNOSTICS
+from bnrepro.errors import InputError
+from bnrepro.layers import (
+    Array,
+    AvgPool2D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool2D,
+    Normal,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    he,
+    softmax_cross_entropy,
+)
+from bnrepro.network import Network, mlp, stack_runs
+from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, StepDecay
+from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, train
+
+__all__ = ["stored"]  # a fixture
+
+F = np.float32
+PROGRAMS = Path(__file__).parent
+PLAIN, CONSTANT = SGD(weight_decay=0), Constant()
+
+
+@pytest.mark.parametrize(
+    ("function", "of_numpy", "values", "units_in_the_last_place"),
+    [
+        (kernels._exp, np.exp, np.linspace(-87, 88.7, 100_001), 1.1),
+        (kernels._exp, np.exp, np.array([-np.inf, -120, -104, 0, 89, np.inf, np.nan]), 0),
+        (kernels._tanh, np.tanh, np.linspace(-20, 20, 100_001), 2.5),
+        (kernels._tanh, np.tanh, np.geomspace(1e-30, 1, 10_001), 2.5),
+        (kernels._tanh, np.tanh, np.array([-np.inf, 0, np.inf, np.nan]), 0),
+        (kernels._log, np.log, np.geomspace(1, 1e6, 100_001), 2.5),
+        (kernels._log, np.log, np.array([1, np.nan]), 0),
+    ],
+)
+@np.errstate(over="ignore", under="ignore")
+def test_elementary_functions(
+    function: Any, of_numpy: Callable[[Array], Array], values: Array, units_in_the_last_place: float
+) -> None:
+    x = values.astype(F)
+    found, exact = np.array([function(each) for each in x]), of_numpy(x.astype(float)).astype(F)
+    np.testing.assert_equal(np.isfinite(found), np.isfinite(exact))
+    finite = np.isfinite(exact)
+    unit = np.spacing(np.abs(exact[finite]))
+    assert (np.abs(found[finite] - exact[finite]) <= units_in_the_last_place * unit).all()
+    np.testing.assert_array_equal(found[~finite], exact[~finite])
+
+
+# Against NumPy
+
+
+def of_images(**given: Any) -> Layer:
+    return Conv2D(initializer=Normal(0.3), **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A group of runs on random images, small enough to be trained in no time."""
+
+    activation: Any = Sigmoid
+    norm: Any = None
+    optimizer: Optimizer = PLAIN
+    dropout: float = 0
+    hidden: tuple[int, ...] = (20, 17)
+    batch: int = 12
+    density: float = 0.2
+    grey: bool = False
+    side: int = 6
+    steps: int = 1
+    rates: tuple[float, ...] = (0.05, 0.2)
+    seeds: tuple[int, ...] = (0, 1)
+    lr_schedule: Any = CONSTANT
+    diagnostics: tuple[str, ...] = ("percentiles", "gradients", "landscape", "covariate_shift")
+    measurements: int = 3
+    channels: int = 1
+    layers: tuple[Layer, ...] = ()
+    """The layers of a network of images; empty for fully connected ones."""
+
+    def network(self) -> Network:
+        """What is trained."""
+        if not self.layers:
+            return mlp(self.hidden, 10, Normal(0.3), self.activation, self.norm, self.dropout)
+        return Network({str(i): layer for i, layer in enumerate([*self.layers, Flatten(), Dense(10, Normal(0.3))])})
+
+    def data(self) -> Dataset:
+        """Images whose pixels are 0 but for a share, and whose labels can be learnt."""
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 10, 150).astype(np.uint8)
+        images = rng.integers(1, 256 if self.grey else 2, (150, self.channels, self.side, self.side + 1))
+        images[rng.random(images.shape) > self.density] = 0
+        images[np.arange(150), 0, labels % self.side, labels // self.side] = 1
+        arrays = images.astype(np.uint8), labels, images[:70].astype(np.uint8), labels[:70]
+        for array in arrays:
+            array.flags.writeable = False  # like the memory maps that workers share
+        return Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1)
+
+    def specification(self, engine: Any, dtype: str = "float32", runs: slice = slice(None)) -> Specification:
+        """What is trained."""
+        rates, seeds = self.rates[runs], self.seeds[runs]
+        return Specification(
+            networks=[self.network()] * len(rates),
+            optimizer=self.optimizer,
+            learning_rates=rates,
+            seeds=seeds,
+            schedule=Schedule(self.steps, self.batch, self.measurements, 30, 60),
+            lr_schedule=self.lr_schedule,
+            diagnostics={name: DIAGNOSTICS[name] for name in self.diagnostics},
+            dtype=np.dtype(dtype),
+            engine=engine,
+        )
+
+    def events(self, engine: Any = "compiled", dtype: str = "float32", runs: slice = slice(None)) -> list[Event]:
+        """Train, and return what happened."""
+        return list(train(self.specification(engine, dtype, runs), self.data()))
+
+
+def numbers(events: list[Event]) -> Iterator[tuple[str, Array]]:
+    """Every number of some events, with its name."""
+    for event in events:
+        if isinstance(event, Measurement):
+            yield f"loss at {event.step}", event.train_loss
+            yield "norm of the gradient", event.gradient_norm
+            yield from (*event.curve.items(), *(item for layer in event.layers for item in layer.items()))
+        elif isinstance(event, Diverged):
+            yield "diverged", np.array([event.step, *event.runs])
+
+
+def digest(events: list[Event]) -> str:
+    """The digest of every bit of some events; all NaN are one."""
+    found = hashlib.sha256()
+    for event in events:
+        accuracy = event.test_accuracy if isinstance(event, Measurement | Finished) else np.zeros(0)
+        for name, values in (*numbers([event]), ("accuracy", accuracy)):
+            found.update(name.encode() + np.where(np.isnan(values), np.nan, values).tobytes())
+    return found.hexdigest()[:16]
+
+
+rate = st.floats(0.001, 0.2)
+decay = st.sampled_from([0.0, 0.05])
+optimizers = st.one_of(
+    st.builds(SGD, weight_decay=decay),
+    st.builds(Momentum, weight_decay=decay, momentum=st.floats(0, 0.95)),
+    st.builds(Adagrad, weight_decay=decay, eps=st.just(0.1)),
+)
+norms = st.builds(
+    BatchNorm,
+    eps=st.sampled_from([1e-5, 1e-3]),
+    momentum=st.floats(0, 1),
+    inference=st.sampled_from(["ema", "population", "batch"]),
+)
+
+
+ILL_CONDITIONED = {"gradient_ratio", "shift_cosine", "landscape_smoothness"}
+"""Differences of nearly equal numbers, over what may be next to nothing."""
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+    activation=st.sampled_from([Sigmoid, Tanh, ReLU]),
+    norm=st.none() | norms.map(lambda norm: lambda: norm),
+    optimizer=optimizers,
+    dropout=st.sampled_from([0, 0.3]),
+    hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
+    batch=st.integers(2, 33),
+    density=st.sampled_from([0, 0.1, 0.9]),
+    grey=st.booleans(),
+    side=st.integers(5, 9),
+    rates=st.tuples(rate, rate),
+)
+def test_one_step_is_that_of_numpy_to_rounding(**given: Any) -> None:
+    assert_equal_to_rounding(Case(**given))
+
+
+def assert_equal_to_rounding(case: Case) -> None:
+    """To that of float32; where NumPy is further from float64 itself, since a variance is next to nothing, to that."""
+    runs = [numbers(case.events(*how)) for how in (("compiled",), ("numpy",), ("numpy", "float64"))]
+    for (name, found), (_, rounded), (_, exact) in zip(*runs, strict=True):
+        scale = np.abs(exact[np.isfinite(exact)]).max(initial=1)
+        tolerance = 2e-6 * scale + 20 * np.nan_to_num(np.abs(rounded - exact)).max(initial=0)
+        if name not in ILL_CONDITIONED:
+            np.testing.assert_allclose(found, exact, rtol=1e-5, atol=tolerance, err_msg=name)
+
+
+convolutions = st.builds(
+    of_images,
+    channels=st.sampled_from([1, 3, 16, 17, 32]),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    bias=st.booleans(),
+)
+pools = st.builds(MaxPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)) | st.builds(
+    AvgPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)
+)
+others = st.sampled_from([BatchNorm(), Sigmoid(), Tanh(), ReLU(), Dropout(0.3)])
+
+
+@settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@given(
+    first=convolutions,
+    layers=st.lists(convolutions | pools | others, max_size=5),
+    optimizer=optimizers,
+    channels=st.sampled_from([1, 3, 16]),
+    side=st.integers(6, 9),
+    grey=st.booleans(),
+)
+def test_one_step_of_a_network_of_images_is_that_of_numpy_to_rounding(
+    first: Layer, layers: list[Layer], **given: Any
+) -> None:
+    case = Case(layers=(first, *layers), **given, batch=9, diagnostics=("percentiles",))
+    try:
+        case.network().init(np.random.default_rng(0), case.data().image_shape)
+    except ValueError:  # no pixel is left
+        assume(False)
+    assert_equal_to_rounding(case)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_a_command_line_leads_to_the_numbers(stored: Callable[[str], Any], row: tuple[str, ...]) -> None:
+    results, expected = stored(f"{words_of(row)} train.engine=compiled"), GoldenRun(words_of(row)).train()
+    assert_numbers(results, expected, rtol=1e-5, atol=1e-5, misjudged=1)
+
+
+def test_a_sweep_may_compare_the_engines(stored: Callable[[str], Any]) -> None:
+    results = stored(f"+sweep {FEW} ++sweep.grid.train.engine=[numpy,compiled] compute=inline".replace(" seed=3", ""))
+    assert {*results.runs["train.engine"]} == {"numpy", "compiled"}
+    assert "train.engine" in results.varying
+
+
+# Bits
+
+CASES = {
+    "sparse": Case(steps=40, rates=(0.1,) * 8, seeds=(0, 0, 1, 1, 1, 2, 2, 0)),
+    "grey": Case(activation=ReLU, norm=BatchNorm, grey=True, steps=40, lr_schedule=StepDecay(every=10, factor=0.5)),
+    "dense": Case(activation=Tanh, density=0.9, optimizer=Momentum(weight_decay=0.01, momentum=0.9), steps=40),
+    "population": Case(
+        norm=lambda: BatchNorm(inference="population"), optimizer=Adagrad(weight_decay=0, eps=1e-3), steps=40
+    ),
+    "dropout": Case(dropout=0.4, steps=40, lr_schedule=ExponentialDecay(every=7, factor=0.9)),
+    "diverging": Case(
+        activation=ReLU, optimizer=Momentum(weight_decay=0, momentum=0.9), steps=40, rates=(0.1, 1e4, 1e30, 3.0),
+        seeds=(0, 0, 1, 1),
+    ),
+    "wide": Case(norm=BatchNorm, hidden=(130, 300), batch=60, side=28, density=0.13, steps=3),
+    "images": Case(
+        layers=(
+            of_images(channels=16, kernel=3, padding=1, bias=False), BatchNorm(), ReLU(), MaxPool2D(2),
+            of_images(channels=20, kernel=3, stride=2, padding=1), Tanh(),
+        ),
+        grey=True, channels=3, side=9, steps=5, diagnostics=("percentiles", "gradients"),
+    ),
+    "larger kernels": Case(
+        layers=(
+            of_images(channels=5, kernel=5, padding=2), Sigmoid(), AvgPool2D(3, 1),
+            of_images(channels=33, kernel=1), Dropout(0.2), ReLU(),
+        ),
+        grey=True, side=9, steps=5, diagnostics=("percentiles", "gradients"),
+        optimizer=Momentum(weight_decay=0.01, momentum=0.9),
+    ),
+}  # fmt: skip
+GOLDEN = json.loads((PROGRAMS / "compiled_digests.json").read_text("utf-8"))
+"""What every machine with fused multiply-adds computes."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits_are_golden(name: str) -> None:
+    assert digest(CASES[name].events()) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits_depend_on_no_neighbour(name: str) -> None:
+    case = CASES[name]
+    together = case.events()
+    for run in range(len(case.rates)):
+        alone = case.events(runs=slice(run, run + 1))
+        own = [picked for event in together if (picked := pick(event, run))]
+        assert digest(own) == digest(alone)
+
+
+def pick(event: Event, run: int) -> Event | None:
+    """What an event says of one run."""
+    mask = event.runs == run
+    if not mask.any():
+        return None
+    fields = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
+    picked = {name: picked_of(value, mask) for name, value in fields.items()}
+    return type(event)(**(picked | {"runs": np.array([0])}))
+
+
+def picked_of(value: Any, mask: Array) -> Any:
+    if isinstance(value, dict):
+        return {name: inner[mask] for name, inner in value.items()}
+    if isinstance(value, list):
+        return [picked_of(inner, mask) for inner in value]
+    return value[mask] if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("constant", "value"), [("CHUNK", 7), ("DENSITY", 0.0), ("DENSITY", 1.0)])
+def test_bits_depend_on_no_chunk_and_no_skipped_zero(
+    name: str, constant: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, constant, value)
+    assert digest(CASES[name].events()) == GOLDEN[name]
+
+
+def test_what_is_measured_changes_no_bit() -> None:
+    case = CASES["grey"]
+    few, many = dict(numbers(dataclasses.replace(case, measurements=1).events())), dict(numbers(case.events()))
+    np.testing.assert_array_equal(few["loss at 40"], many["loss at 40"])
+
+
+def elsewhere(**environment: str) -> dict[str, str]:
+    """The digests that another process finds."""
+    program = (
+        "import json, test_compiled as t; print(json.dumps({k: t.digest(v.events()) for k, v in t.CASES.items()}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | environment, cwd=PROGRAMS, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("kernel", ["Haswell", "SkylakeX", "Nehalem"])
+def test_bits_depend_on_no_kernel_of_blas(kernel: str) -> None:
+    assert elsewhere(OPENBLAS_CORETYPE=kernel) == GOLDEN
+
+
+@pytest.mark.slow  # compiles anew
+def test_bits_depend_on_no_width_of_vectors(tmp_path: Path) -> None:
+    without = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+    features = {"NPY_DISABLE_CPU_FEATURES": without} if "AVX512" in str(np.show_config(mode="dicts")) else {}
+    assert elsewhere(NUMBA_CPU_NAME="haswell", NUMBA_CACHE_DIR=str(tmp_path), **features) == GOLDEN
+
+
+# Out of range
+
+
+def test_a_skipped_zero_hides_no_infinite_weight() -> None:
+    case = Case(density=0.1)
+    data = case.data()
+    blank = np.flatnonzero(~data.train_images.any(axis=0).reshape(-1))
+    assert len(blank) == 0  # every pixel is 1 in some image, but in no mini-batch are all
+    for engine in "numpy", "compiled":
+        spec = case.specification(engine)
+        started = training.engine_of(spec)(spec, data, lambda step: None)
+        params, state = spec.networks[0].init(np.random.default_rng(0), data.image_shape)
+        params["dense1"]["W"][0, 0] = np.inf
+        group = training.Group(
+            network=started.network,
+            optimizer=spec.optimizer,
+            lr=np.array([0.1], F),
+            seeds=[0],
+            params=stack_runs([params], spec.dtype),
+            state=stack_runs([state], spec.dtype),
+            optimizer_state={},
+        )
+        assert [event.step for event in started.advance(group, 0, 1)] == [0], engine
+
+
+def test_diverging_runs_end_where_numpy_ends_them() -> None:
+    case = CASES["diverging"]
+    ends = [
+        [(e.step, [*e.runs]) for e in case.events(engine) if isinstance(e, Diverged)]
+        for engine in ("numpy", "compiled")
+    ]
+    assert ends[0] == ends[1] != []
+
+
+# What can't be compiled
+
+
+class MyDense(Dense):
+    """A layer of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": np.dtype("float64")}, "train.dtype=float64: must be float32 with train.engine=compiled"),
+        ({"optimizer": object()}, "train.engine=compiled: takes the optimizers SGD, Momentum, Adagrad, not object"),
+        (
+            {"networks": [mlp([3], 10, Normal(1), ReLU, lambda: MyDense(3, Normal(1)))]},
+            "takes the layers Flatten, Dense, .*, not MyDense",
+        ),
+        (
+            {"networks": [Network({"conv": Conv2D(3, 3, he), "flatten": Flatten(), "norm": BatchNorm()})]},
+            "takes no BatchNorm of images that are flattened",
+        ),
+    ],
+)
+def test_what_it_does_not_take_is_refused(change: dict[str, Any], words: str) -> None:
+    spec = dataclasses.replace(Case(rates=(1,), seeds=(0,)).specification("compiled"), **change)
+    with pytest.raises(InputError, match=words):
+        training.engine_of(spec).check(spec, (1, 6, 7))
+
+
+def test_without_numba_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in "compiled", "kernels":
+        monkeypatch.delitem(sys.modules, f"bnrepro.{module}")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(
+        InputError, match=r"^train.engine=compiled: needs Numba, .*pip install 'bnrepro\[fast\]'"
+    ) as told:
+        training.engine_of(Case().specification("compiled"))
+    assert "\n" not in str(told.value)
+
+
+def test_the_loss_is_that_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 9, (3, 20, 10)).astype(F), rng.integers(0, 10, (1, 20))
+    network = compiled.CompiledNetwork(mlp([3], 10, Normal(1), ReLU, None).layers)
+    for found, wanted in zip(
+        network.loss(logits, np.eye(10)[labels]),
+        softmax_cross_entropy(logits.astype(float), np.eye(10)[labels]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_it_goes_back_in_training_mode_only() -> None:
+    case = Case(rates=(1,), seeds=(0,))
+    spec, data = case.specification("compiled"), case.data()
+    network = compiled.Compiled(spec, data, lambda step: None).network
+    params, state = network.init(np.random.default_rng(0), data.image_shape)
+    x = data.train_images[None, :5].astype(F)
+    logits, _, backward = network.forward(
+        stack_runs([params], spec.dtype), stack_runs([state], spec.dtype), x, train=False
+    )
+    with pytest.raises(ValueError, match="training mode only"):
+        backward(logits)
+
+
+# The cache
+
+
+def test_without_a_folder_for_a_cache_one_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = []
+
+    def njit(signatures: Any, *, cache: bool, **given: Any) -> Any:
+        def compile_(function: Any) -> Any:
+            tried.append(kernels.config.CACHE_DIR)
+            if not kernels.config.CACHE_DIR:
+                raise RuntimeError("cannot cache function: no locator available")
+            return function
+
+        return compile_
+
+    monkeypatch.setattr("numba.njit", njit)
+    monkeypatch.setattr(kernels.config, "CACHE_DIR", "")
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")  # is restored in the end
+    assert kernels._compiled_once(())(len) is len
+    assert tried == ["", str(tmp_path)]
+    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path)  # where workers look
