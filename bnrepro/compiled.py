@@ -10,6 +10,7 @@ goes through them, too, so that all that is stored has the same bits everywhere,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -294,14 +295,10 @@ class Plan:
         for name, _, _ in self.drops:
             state[name]["drawn"][run] += drawn
 
-    def sparse(self, images: ByteArray) -> Sparse:
-        """Return what of the images (N, D) is not 0, if the first operation can skip the rest and that pays."""
-        counts = np.count_nonzero(images, axis=1)
-        can = self.ops[0, CODE] == DENSE and self.ops[0, SIZE_IN] == images.shape[1] <= 2**16
-        if not can or counts.sum() > DENSITY * images.size:
-            return NO_ZEROS
-        _, pixels = np.nonzero(images)
-        return Sparse(images[images > 0], pixels.astype(np.uint16), np.concatenate([[0], np.cumsum(counts)]))
+    @property
+    def skips_zeros(self) -> bool:
+        """Tell whether the first operation multiplies the rows that images are."""
+        return bool(self.ops[0, CODE] == DENSE and self.x.shape[1:3] == (1, 1))
 
     def by_pixel(self, of_images: Sparse, batches: IntArray) -> Sparse:
         """Return the values that are not 0 by pixel, for each of some mini-batches (steps, N)."""
@@ -360,6 +357,21 @@ NO_ZEROS = Sparse(np.empty(0, np.uint8), np.empty(0, np.uint16), np.empty(0, np.
 NO_BATCHES = replace(NO_ZEROS, bounds=np.empty((0, 0), np.int64))
 """What stands in place of lists where no zeros are skipped."""
 
+
+@functools.lru_cache(maxsize=2)  # the groups that a worker trains mostly have one data set
+def _nonzero(data: Dataset) -> tuple[Sparse, Sparse]:
+    """Return what of the training and of the test images is not 0, if it pays to skip the rest."""
+    return _listed(_as_rows(data.train_images)), _listed(_as_rows(data.test_images))
+
+
+def _listed(images: ByteArray) -> Sparse:
+    counts = np.count_nonzero(images, axis=1)
+    if counts.sum() > DENSITY * images.size or images.shape[1] > 2**16:
+        return NO_ZEROS
+    _, pixels = np.nonzero(images)
+    return Sparse(images[images > 0], pixels.astype(np.uint16), np.concatenate([[0], np.cumsum(counts)]))
+
+
 _NOTHING = {
     "training": False,
     "segments": np.empty((0, 0), np.int64),
@@ -398,7 +410,6 @@ class CompiledNetwork(Network):
     """A network that goes through its layers in compiled code, one run after the other."""
 
     _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, init=False, compare=False, repr=False)
-    _lists: dict[Dataset, Sparse] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def plan(self, n: int, in_shape: Shape, *, taps: bool = False) -> Plan:
         """Return the operations for n examples at a time, of shape ``in_shape``."""
@@ -458,9 +469,7 @@ class CompiledNetwork(Network):
         by_batch = any(isinstance(layer, BatchNorm) and layer.inference == "batch" for layer in self.layers.values())
         small = any(isinstance(layer, Conv2D) for layer in self.layers.values()) and not by_batch
         plan = self.plan(IMAGES_AT_ONCE if small else EVALUATION_CHUNK, data.image_shape)
-        images = _as_rows(data.test_images)
-        if data not in self._lists:
-            self._lists[data] = plan.sparse(images)
+        images, of_images = _as_rows(data.test_images), _nonzero(data)[1] if plan.skips_zeros else NO_ZEROS
         runs = len(params[plan.params[0].layer][plan.params[0].name])
         correct, arena = np.zeros(runs, int), plan.arena()
         for run in range(runs):
@@ -468,7 +477,7 @@ class CompiledNetwork(Network):
             plan.put(plan.state, arena, state, run)
             correct[run] = _task(
                 *(PREDICT, plan, arena), images=images, scale=F(data.scale), labels=np.asarray(data.test_labels),
-                batches=chosen[np.newaxis], of_images=self._lists[data],
+                batches=chosen[np.newaxis], of_images=of_images,
             )  # fmt: skip
         return correct
 
@@ -485,7 +494,7 @@ class Compiled(Engine):
         self.plan = self.network.plan(spec.schedule.batch_size, data.image_shape)
         self.arena = self.plan.arena()
         self.images = _as_rows(data.train_images)
-        self.of_images = self.plan.sparse(self.images)
+        self.of_images = _nonzero(data)[0] if self.plan.skips_zeros else NO_ZEROS
         weights = {(layer, name) for layer, names in self.network.weights.items() for name in names}
         self.segments = np.array(
             [(block.offset, block.end, (block.layer, block.name) in weights) for block in self.plan.params]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -256,6 +257,19 @@ def test_a_sweep_may_compare_the_engines(stored: Callable[[str], Any]) -> None:
     results = stored(f"+sweep {FEW} ++sweep.grid.train.engine=[numpy,compiled] compute=inline".replace(" seed=3", ""))
     assert {*results.runs["train.engine"]} == {"numpy", "compiled"}
     assert "train.engine" in results.varying
+
+
+@pytest.mark.slow  # the main job, twice
+def test_the_engines_differ_in_the_end_no_more_than_seeds_do(stored: Callable[[str], Any]) -> None:
+    runs = stored("+sweep ++sweep.grid.train.engine=[numpy,compiled]").runs
+    cells = runs.fillna({"test_accuracy": 0}).pivot_table(  # diverged
+        "test_accuracy", ["activation", "norm", "lr", "seed"], "train.engine"
+    )
+    assert len(cells) == len(runs) / 2
+    of_seeds = cells["numpy"].unstack("seed")
+    between_seeds = np.mean([(of_seeds[a] - of_seeds[b]).abs().mean() for a, b in itertools.combinations(of_seeds, 2)])
+    assert (cells["numpy"] - cells["compiled"]).abs().mean() <= between_seeds
+    assert abs((cells["numpy"] - cells["compiled"]).mean()) <= between_seeds / 3
 
 
 # Bits
