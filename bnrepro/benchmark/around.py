@@ -24,7 +24,7 @@ from ..datasets import IDX_FILES
 from ..provenance import environment
 from ..store import Store
 from ..sweeping import Progress, expand, run_all
-from .contestants import stand_in
+from .contestants import stand_in, takes_part
 
 WITNESS = f"{__package__}.witness.witness"
 """Import path of the diagnostic that tells when a worker first trains, and its memory."""
@@ -44,6 +44,8 @@ def around(seeds: int) -> dict[str, float]:
         found["sweep.dry_run=true, seconds"] = _command(*command, "sweep.dry_run=true")
         found["+sweep with 2 workers, seconds"] = _command(*command)
         found["the same again, all of it stored, seconds"] = _command(*command)
+        if takes_part("compiled"):
+            found["+sweep with 2 workers, compiled, seconds"] = _command(*command, "train.engine=compiled")
     return found | _beginning_on_mnist()
 
 
@@ -51,7 +53,7 @@ def _beginning_on_mnist() -> dict[str, float]:
     """Measure the time from a command to its first step, and its workers' memory, with as many images as MNIST has."""
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        write_idx(images, stand_in(784))
+        write_idx(images, stand_in((1, 28, 28), "sparse"))
         diagnostics = [*compose(["+sweep"])["diagnostics"], WITNESS]
         measured = ["train.steps=100", "train.measurements=1", f"diagnostics=[{','.join(diagnostics)}]"]
         mnist = ["dataset=mnist", f"dataset.root='{images}'", "dataset.sha256=null"]
