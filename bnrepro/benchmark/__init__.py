@@ -41,7 +41,7 @@ def benchmark(settings: Settings) -> None:
     from . import around, charts, contest, limits
 
     quick, folder = settings.benchmark == "quick", settings.results_dir / "benchmark"
-    machine, paths = around.machine(), []
+    machine, rounds, paths = around.machine(), 1 if quick else 9, []
 
     def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
         print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
@@ -52,14 +52,14 @@ def benchmark(settings: Settings) -> None:
 
     print(machine, flush=True)
     with contest.one_core():
-        steps = show("steps", contest.steps(2 if quick else 9, (1, 8) if quick else contest.RUNS, quick=quick))
-        show("profile", contest.profile(2 if quick else 9, steps))
-        growth = show("growth", contest.growth(1 if quick else 5))
-        show("convolutions", contest.convolutions(2 if quick else 9))
-        shares = contest.measuring(2 if quick else 9)
-    show("limits", limits.limits(2 if quick else 9))
+        steps = show("steps", contest.steps(rounds, quick=quick))
+        show("profile", contest.profile(rounds, steps))
+        growth = show("growth", contest.growth(min(rounds, 5), quick=quick))
+        show("convolutions", contest.convolutions(rounds))
+        shares = contest.measuring(rounds)
+    show("limits", limits.limits(rounds))
     sizes = show("sweep_sizes", around.sweep_sizes((10, 100) if quick else (10, 100, 1000, 10_000), settings.run))
-    found = shares | around.around(seeds=1 if quick else 3)
+    found = shares | around.around(quick=quick)
     show("around", pd.DataFrame(found.items(), columns=["what", "value"]))
     with figures.look():
         paths += figures.save(charts.bars(steps), folder, "steps")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -46,11 +46,8 @@ CONVOLUTIONS = (
 SLOW_TO_START = "PyTorch compiled"
 """The contestant that takes some 10 seconds for every case before it trains."""
 
-RUNS = (1, 2, 4, 8, 16, 32)
-"""The sizes of a group in lock-step that are measured."""
-
 GROWTH: dict[str, Sequence[int]] = {
-    "runs": RUNS,
+    "runs": (1, 2, 4, 8, 16, 32),
     "width": (100, 200, 500, 1000),
     "depth": (3, 5, 10, 20),
     "batch": (10, 30, 60, 200, 1000),
@@ -112,21 +109,21 @@ def _check_losses(contestants: Sequence[tuple[str, Case, Contestant]]) -> None:
                 raise RuntimeError(f"{name} and bnrepro train {case} to different losses: {found} and {expected}")
 
 
-def steps(rounds: int, runs: Sequence[int] = RUNS, *, quick: bool = False) -> pd.DataFrame:
-    """Hold the contest of everybody on the paper's network, with so many runs in lock-step.
+def steps(rounds: int, *, quick: bool) -> pd.DataFrame:
+    """Hold the contest of everybody on the paper's network.
 
-    A quick one is without the contestant that is slow to start.
+    A quick one is without who is slow to start, and without dense images of 784 pixels.
     """
     rivals = [name for name in ("compiled", "JAX", SLOW_TO_START) if takes_part(name)]
     tables = []
-    for inputs, images in IMAGES:
-        first = Case(inputs, images, *ARMS[0])
-        entries = [("floor", replace(first, runs=r)) for r in runs]
+    for inputs, images in IMAGES[:: 2 if quick else 1]:
+        entries = [("floor", Case(inputs, images, *ARMS[0]))]
         for arm in ARMS:
             case = Case(inputs, images, *arm)
-            entries += [("bnrepro", replace(case, runs=r)) for r in runs]
-            entries += [(name, case) for name in rivals if not (quick and name == SLOW_TO_START)]
-            entries += [("PyTorch", replace(case, runs=1))] if takes_part("PyTorch") else []
+            entries += [(name, case) for name in ("bnrepro", *rivals) if not (quick and name == SLOW_TO_START)]
+            if takes_part("PyTorch"):  # whose losses are compared with ours of one run
+                alone = replace(case, runs=1)
+                entries += [("bnrepro", alone), ("PyTorch", alone)]
         tables.append(contest(entries, rounds).drop(columns="channels"))
     return pd.concat(tables, ignore_index=True)
 
@@ -138,12 +135,15 @@ def convolutions(rounds: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).drop(columns=["width", "depth", "ratio"])
 
 
-def growth(rounds: int, over: Mapping[str, Sequence[int]] = GROWTH) -> pd.DataFrame:
-    """Hold the contest with the floor as the work grows, one ``dimension`` at a time, for ReLU on dense images."""
+def growth(rounds: int, *, quick: bool) -> pd.DataFrame:
+    """Hold the contest with the floor as the work grows, one ``dimension`` at a time, for ReLU on dense images.
+
+    A quick one goes to the second size of each.
+    """
     tables = []
-    for dimension, values in over.items():
+    for dimension, values in GROWTH.items():
         entries: list[tuple[str, Case]] = []
-        for value in values:
+        for value in values[: 2 if quick else None]:
             changed: Any = {dimension: value}
             none, batch = (replace(Case(784, "dense", "relu", norm), **changed) for norm in ("none", "batch"))
             entries += [("floor", none), ("bnrepro", none), ("bnrepro", batch)]
