@@ -5,13 +5,18 @@ mini-batch drawn, goes forward and backward, and updates the parameters (SGD). T
 process, so that drift of the machine hits all alike; shown are medians over the rounds, and the quartiles.
 
 - floor: nothing but the matrix products of a step, on finite values, as one ``np.matmul`` per product for all runs;
-- bnrepro: the training loop of this package, with R runs in lock-step;
-- JAX: ``jit`` of ``scan`` over mini-batches of ``vmap`` over 8 runs; PyTorch: eager, one run. Both train the same
-  networks on the same mini-batches, and must end at the same loss.
+- bnrepro: the training loop of this package in NumPy, with R runs in lock-step; compiled: its compiled engine;
+- JAX: ``jit`` of ``lax.map`` over 8 runs of ``scan`` over mini-batches;
+- PyTorch compiled: ``torch.compile`` of a step of ``torch.func.vmap`` over 8 runs; PyTorch: eager, one run, and for
+  convolutions with channels last, too.
+
+All train the same networks on the same mini-batches, and must end at the same loss.
+
+Images are made by formula, and so are the same everywhere; ``sparse`` ones have as many ones as MNIST's, and where.
 
 Rooms: ``contestants`` (who takes part, and what is trained), ``contest`` (turns, the check of the losses, what keeps a
-step from the floor), ``around`` (start-up, throughput and memory of whole commands, of which ``witness`` tells from
-within the workers), ``charts`` (figures).
+step from the floor), ``limits`` (what would limit many cores), ``around`` (start-up, throughput and memory of whole
+commands, of which ``witness`` tells from within the workers), ``charts`` (figures).
 ``results/reference/benchmark`` has what one machine gave; its README.md says what was tried to make the step faster.
 """
 
@@ -33,10 +38,10 @@ def benchmark(settings: Settings) -> None:
     import pandas as pd
 
     from .. import figures
-    from . import around, charts, contest
+    from . import around, charts, contest, limits
 
     quick, folder = settings.benchmark == "quick", settings.results_dir / "benchmark"
-    machine, paths = around.machine(), []
+    machine, rounds, paths = around.machine(), 1 if quick else 9, []
 
     def show(name: str, table: pd.DataFrame) -> pd.DataFrame:
         print(f"\n{name}\n{table.round(2).to_string(index=False)}", flush=True)
@@ -47,12 +52,14 @@ def benchmark(settings: Settings) -> None:
 
     print(machine, flush=True)
     with contest.one_core():
-        steps = show("steps", contest.steps(2 if quick else 9, (1, 8) if quick else contest.RUNS))
-        show("profile", contest.profile(2 if quick else 9, steps))
-        growth = show("growth", contest.growth(1 if quick else 5))
-        shares = contest.measuring(2 if quick else 9)
+        steps = show("steps", contest.steps(rounds, quick=quick))
+        show("profile", contest.profile(rounds, steps))
+        growth = show("growth", contest.growth(min(rounds, 5), quick=quick))
+        show("convolutions", contest.convolutions(rounds))
+        shares = contest.measuring(rounds)
+    show("limits", limits.limits(rounds))
     sizes = show("sweep_sizes", around.sweep_sizes((10, 100) if quick else (10, 100, 1000, 10_000), settings.run))
-    found = shares | around.around(seeds=1 if quick else 3)
+    found = shares | around.around(quick=quick)
     show("around", pd.DataFrame(found.items(), columns=["what", "value"]))
     with figures.look():
         paths += figures.save(charts.bars(steps), folder, "steps")

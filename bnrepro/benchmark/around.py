@@ -24,17 +24,20 @@ from ..datasets import IDX_FILES
 from ..provenance import environment
 from ..store import Store
 from ..sweeping import Progress, expand, run_all
-from .contestants import stand_in
+from .contestants import stand_in, takes_part
 
 WITNESS = f"{__package__}.witness.witness"
 """Import path of the diagnostic that tells when a worker first trains, and its memory."""
 
 
-def around(seeds: int) -> dict[str, float]:
-    """Measure start-up, throughput and wall time of the main job with so many seeds, and of its beginning on MNIST."""
+def around(*, quick: bool) -> dict[str, float]:
+    """Measure start-up, throughput and wall time of the main job, and of its beginning on MNIST.
+
+    If ``quick``, of one seed, and throughput by a quarter of the steps, which the start of the workers weighs on.
+    """
     found = {"--help, seconds": float(np.median([_command("--help") for _ in range(3)]))}
-    grid = f"sweep.grid.seed=[{','.join(map(str, range(seeds)))}]"
-    settings = Settings.parse(compose(["+sweep", grid]))
+    grid = "sweep.grid.seed=[0]" if quick else "sweep.grid.seed=[0,1,2]"
+    settings = Settings.parse(compose(["+sweep", grid, *(["train.steps=500"] if quick else [])]))
     runs = expand(settings.run, *settings.grids)
     one, two = (trained / seconds for seconds, trained in (_train(runs, workers) for workers in (1, 2)))
     found |= {"run-steps per second, 1 worker": one, "run-steps per second, 2 workers": two}
@@ -44,6 +47,8 @@ def around(seeds: int) -> dict[str, float]:
         found["sweep.dry_run=true, seconds"] = _command(*command, "sweep.dry_run=true")
         found["+sweep with 2 workers, seconds"] = _command(*command)
         found["the same again, all of it stored, seconds"] = _command(*command)
+        if takes_part("compiled"):
+            found["+sweep with 2 workers, compiled, seconds"] = _command(*command, "train.engine=compiled")
     return found | _beginning_on_mnist()
 
 
@@ -51,12 +56,13 @@ def _beginning_on_mnist() -> dict[str, float]:
     """Measure the time from a command to its first step, and its workers' memory, with as many images as MNIST has."""
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        write_idx(images, stand_in(784))
+        write_idx(images, stand_in((1, 28, 28), "sparse"))
         diagnostics = [*compose(["+sweep"])["diagnostics"], WITNESS]
         measured = ["train.steps=100", "train.measurements=1", f"diagnostics=[{','.join(diagnostics)}]"]
         mnist = ["dataset=mnist", f"dataset.root='{images}'", "dataset.sha256=null"]
         begin = time.time()
-        _command("+sweep", "sweep.grid.seed=[0]", *measured, *mnist, *_with_2_workers(folder))
+        two_groups = ["sweep.grid.seed=[0]", "sweep.grid.model.activation=[sigmoid]"]
+        _command("+sweep", *two_groups, *measured, *mnist, *_with_2_workers(folder))
         curves = Store(Path(folder) / MAIN_JOB).load().curves
     return {
         "first step of a sweep on MNIST, seconds": curves["unix_time"].min() - begin,

@@ -13,21 +13,23 @@ from .contestants import ARMS
 
 STYLES = {
     "floor": {"color": "0.6", "label": "matrix products alone"},
-    "bnrepro": {"color": "#0072B2", "label": "bnrepro, 8 runs in lock-step"},
-    "JAX": {"color": "#E69F00", "label": "JAX, 8 runs"},
-    "PyTorch": {"color": "#CC79A7", "label": "PyTorch, 1 run"},
+    "bnrepro": {"color": "#0072B2", "label": "bnrepro, NumPy"},
+    "compiled": {"color": "#009E73", "label": "bnrepro, compiled"},
+    "JAX": {"color": "#E69F00", "label": "JAX"},
+    "PyTorch compiled": {"color": "#CC79A7", "label": "PyTorch, compiled"},
+    "PyTorch": {"color": "#D55E00", "label": "PyTorch, eager, 1 run"},
 }
 """The colour and label of each contestant, in the order of the bars."""
 
 
 def bars(table: pd.DataFrame) -> Figure:
-    """Draw everybody's time per run and step: 8 runs in lock-step, and one with PyTorch."""
-    figure = Figure(figsize=(10, 3.6))
-    sizes = sorted({*table["inputs"]}, reverse=True)
+    """Draw everybody's time per run and step: of 8 runs, and of one with eager PyTorch."""
+    kinds = [*dict.fromkeys(zip(table["inputs"], table["images"], strict=True))]
+    figure = Figure(figsize=(4.6 * len(kinds), 3.6))
     shown = table[(table["runs"] == 8) | (table["contestant"] == "PyTorch")]
     names = [name for name in STYLES if name in {*shown["contestant"]}]
-    for ax, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        here = shown[shown["inputs"] == size]
+    for ax, (size, images) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        here = shown[(shown["inputs"] == size) & (shown["images"] == images)]
         for i, name in enumerate(names):
             mine = here[here["contestant"] == name].set_index(["activation", "norm"])
             rows = [mine.loc[ARMS[0] if name == "floor" else arm] for arm in ARMS]
@@ -40,7 +42,7 @@ def bars(table: pd.DataFrame) -> Figure:
         norms = {"none": "", "batch": " + BN"}
         ax.set_xticks(range(len(ARMS)), [figures.ACTIVATIONS[a] + norms[n] for a, n in ARMS])
         ax.tick_params(axis="x", labelsize=8)
-        ax.set(title=f"{size} inputs", ylabel="µs per run and step")
+        ax.set(title=f"{size} inputs, {images}", ylabel="µs per run and step")
         ax.margins(y=0.12)
         ax.grid(visible=False, axis="x")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
@@ -87,7 +89,7 @@ def growth_curves(table: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     by_sweep.set_xticks([], minor=True)
     _log_scale(by_sweep)
     corner.axis("off")
-    corner.legend(*axes[0, 0].get_legend_handles_labels(), loc="center", title="ReLU, 784 inputs")
+    corner.legend(*axes[0, 0].get_legend_handles_labels(), loc="center", title="ReLU, 784 inputs, dense")
     return figure
 
 

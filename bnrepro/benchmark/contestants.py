@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..data import Dataset, minibatches
 from ..diagnostics import Diagnostic
 from ..layers import Array, xavier
-from ..network import Network, mlp
+from ..network import Network, cnn, mlp
 from ..optim import SGD, Constant
 from ..recipe import ACTIVATIONS, NORMS
 from ..training import Measurement, Schedule, Specification, evenly, train
+
+IMAGES = [(784, "sparse"), (784, "dense"), (64, "dense")]
+"""The images of the contest, by pixels and kind: as MNIST's, as Fashion-MNIST's, and as scikit-learn's digits."""
+
+Engine = Literal["numpy", "compiled"]
+ENGINES: tuple[Engine, ...] = ("numpy", "compiled")
+"""What computes: ``train.engine``."""
 
 ARMS = [(activation, norm) for activation in ("sigmoid", "relu") for norm in ("none", "batch")]
 """Activation and norm of the networks that are trained."""
@@ -37,7 +47,9 @@ class Case:
     """The work of a contest: the paper's network unless it says otherwise."""
 
     inputs: int
-    """Pixels of an image."""
+    """Pixels of an image, in all of its colours."""
+    images: str
+    """``sparse`` or ``dense``: see :func:`stand_in`."""
     activation: str
     norm: str
     runs: int = 8
@@ -49,16 +61,29 @@ class Case:
     batch: int = 60
     """Examples in a mini-batch."""
 
+    channels: tuple[int, ...] = ()
+    """Feature maps of each stage of a convolutional network, which has 3 × 3 kernels and then no hidden layers."""
+
     @property
     def dims(self) -> list[int]:
-        """Return the sizes of the layers: inputs, units of each hidden layer, classes."""
+        """Return the sizes of the layers of a network without convolutions: inputs, units, classes."""
         return [self.inputs, *[self.width] * self.depth, 10]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return the shape of an image, (C, H, W): of three colours if it has the pixels of CIFAR-10's."""
+        colours = 3 if self.inputs == 3072 else 1
+        side = round((self.inputs / colours) ** 0.5)
+        return colours, side, side
 
     @property
     def steps(self) -> int:
         """Return the number of steps of a turn, which takes some tenths of a second."""
-        products = sum(a * b for a, b in zip(self.dims, self.dims[1:], strict=False)) * self.batch * self.runs
-        return int(np.clip(1.5e9 / products, 2, 256))
+        sizes = [self.image_shape[0], *self.channels] if self.channels else self.dims
+        products = [a * b for a, b in itertools.pairwise(sizes)]
+        if self.channels:  # at every position, of which each stage leaves a quarter
+            products = [n * 9 * self.image_shape[1] ** 2 // 4**i for i, n in enumerate(products)]
+        return int(np.clip(1.5e9 / (sum(products) * self.batch * self.runs), 2, 256))
 
     @property
     def rates(self) -> list[float]:
@@ -67,19 +92,32 @@ class Case:
 
     def network(self) -> Network:
         """Make the network, which is the same for all runs."""
-        return mlp(
-            self.dims[1:-1], self.dims[-1], xavier, ACTIVATIONS.entries[self.activation], NORMS.entries[self.norm]
-        )
+        parts = xavier, ACTIVATIONS.entries[self.activation], NORMS.entries[self.norm]
+        return cnn(self.channels, 3, 10, *parts) if self.channels else mlp(self.dims[1:-1], 10, *parts)
+
+    def data(self) -> Dataset:
+        """Return the images that it is trained on."""
+        return stand_in(self.image_shape, self.images)
 
 
 @functools.cache
-def stand_in(inputs: int) -> Dataset:
-    """Draw noisy binary images of ten classes, as many as MNIST has; of 64 pixels, as many as scikit-learn's digits."""
-    rng, count, side = np.random.default_rng(0), 60_000 if inputs > 64 else 1442, round(inputs**0.5)
+def stand_in(shape: tuple[int, int, int], kind: str) -> Dataset:
+    """Draw binary images (C, H, W) of ten classes, as many as MNIST has; small ones as many as scikit-learn's digits.
+
+    Every pixel is 1 by its own chance, which for each class is half or one and a half times its mean over the classes.
+    Of ``dense`` images this mean is 1/2 everywhere: half of the values are not 0 in Fashion-MNIST and the digits, too.
+    Of ``sparse`` ones it falls off from the centre, so that they have what MNIST's have once they are binary: 13% ones,
+    in mini-batches of 60 some 450 pixels of 784 that are ever 1, and margins that never are.
+    """
+    rng, (_, side, _) = np.random.default_rng(0), shape
+    count = 1442 if side == 8 else 60_000 if side == 28 else 10_000
+    from_centre = np.arange(side) - (side - 1) / 2
+    radius = np.hypot(from_centre[:, np.newaxis], from_centre) / side
+    mean = 0.43 * np.exp(-((3 * radius) ** 5)) if kind == "sparse" else np.full((side, side), 0.5)
+    chances = 256 * mean * (0.5 + rng.integers(0, 2, (10, *shape)))
     labels = rng.integers(0, 10, count, dtype=np.uint8)
-    prototypes = rng.integers(0, 2, (10, 1, side, side), dtype=np.uint8)
-    flipped = rng.integers(0, 256, (count, 1, side, side), dtype=np.uint8) < 64
-    images = prototypes[labels] ^ flipped
+    drawn = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    images = (drawn < chances.astype(np.uint8)[labels]).view(np.uint8)
     return Dataset(images, labels, images[: count // 6], labels[: count // 6], classes=10, scale=1.0)
 
 
@@ -141,21 +179,25 @@ class Floor(Contestant):
 
 @dataclass(frozen=True)
 class _EveryTurn(Schedule):
-    """A schedule that measures before the first turn, and after each but the last."""
+    """A schedule that measures before the first turn, and twice after each but the last."""
 
     turn: int
 
     @property
     def measured_steps(self) -> list[int]:
-        return list(range(0, self.steps, self.turn))
+        return sorted([*range(0, self.steps, self.turn), *range(self.turn, self.steps, self.turn)])
 
 
-class LockStep(Contestant):
-    """The training loop of this package, which tells when each step begins."""
+class Ours(Contestant):
+    """The training loop of this package, with either engine."""
+
+    measuring: float
+    """Processor time of what is measured after a turn, in seconds."""
 
     def __init__(
         self,
         case: Case,
+        engine: Engine = "numpy",
         data: Dataset | None = None,
         probe_examples: int = PROBE_EXAMPLES,
         eval_examples: int = 1,
@@ -163,8 +205,6 @@ class LockStep(Contestant):
     ) -> None:
         """Begin to train, on the stand-in unless there are ``data``; what is measured is as little as can be."""
         super().__init__(case)
-        self.begun: list[float] = []
-        """Processor time at the beginning of each step of the turn."""
         spec = Specification(
             networks=[case.network()] * case.runs,
             optimizer=SGD(weight_decay=0),
@@ -174,39 +214,85 @@ class LockStep(Contestant):
             lr_schedule=Constant(),
             diagnostics=diagnostics or {},
             dtype=np.dtype(np.float32),
-            engine="numpy",
+            engine=engine,
         )
-        self.events = train(
-            spec,
-            data or stand_in(case.inputs),
-            on_step=lambda step: self.begun.append(time.process_time()),
-        )
+        self.events = train(spec, data or case.data())
         next(self.events)
 
     def turn(self) -> float:
-        """Take a turn; its last step, and what is measured after it, is not in the time."""
-        self.begun.clear()
+        """Take a turn; what is measured after it is measured twice, to take it off the time."""
+        begin = time.process_time()
         measured = next(self.events)
+        after = time.process_time()
+        next(self.events)
+        self.measuring = time.process_time() - after
         assert isinstance(measured, Measurement)  # at these learning rates no run diverges
         self.losses = measured.train_loss
-        return (self.begun[-1] - self.begun[0]) / ((self.case.steps - 1) * self.case.runs)
+        return (after - begin - self.measuring) / (self.case.steps * self.case.runs)
 
 
 def _begin(case: Case) -> tuple[list[dict[str, Array]], Iterator[Array], Array, Array]:
     """Return initial weights by layer, the stream of mini-batches and the probe batch, as in the training loop."""
-    data = stand_in(case.inputs)
+    data = case.data()
     weight_seed, batch_seed = np.random.SeedSequence(0).spawn(2)
     params, _ = case.network().init(np.random.default_rng(weight_seed), data.image_shape)
     probe = evenly(len(data.train_labels), PROBE_EXAMPLES)
-    dense: list[dict[str, Array]] = [
+    of_layers: list[dict[str, Array]] = [
         {name: p.astype(np.float32) for name, p in arrays.items()} for arrays in params.values() if "W" in arrays
     ]
-    x = data.train_images[probe].reshape(PROBE_EXAMPLES, -1).astype(np.float32)
-    return dense, minibatches(len(data.train_labels), case.batch, batch_seed), x, data.train_labels[probe]
+    x = _images(case)[probe].astype(np.float32)
+    return of_layers, minibatches(len(data.train_labels), case.batch, batch_seed), x, data.train_labels[probe]
+
+
+def _images(case: Case) -> Array:
+    """Return the training images, as rows (N, D) for a network without convolutions."""
+    images = case.data().train_images
+    return images if case.channels else images.reshape(len(images), -1)
+
+
+def _begin_many(case: Case) -> tuple[Any, Any]:
+    """Return the initial parameters and state of all runs, as arrays with a run axis."""
+
+    def of_all_runs(a: Array) -> Array:
+        return np.repeat(a.reshape(1, *a.shape[-2:]), case.runs, axis=0)
+
+    params, hidden = [{name: of_all_runs(a) for name, a in p.items()} for p in _begin(case)[0]], case.depth
+    if case.norm == "none":
+        return params, []
+    one, zero = (np.full((case.runs, case.width), value, np.float32) for value in (1, 0))
+    params[:hidden] = [p | {"gamma": one, "beta": zero} for p in params[:hidden]]
+    return params, [{"mean": zero, "var": one} for _ in range(hidden)]
+
+
+def _loss(case: Case, activation: Any, log_softmax: Any) -> Callable[..., Any]:
+    """Return the loss of one run as a function for JAX or PyTorch to differentiate.
+
+    It takes parameters and state of all layers, x (N, D) and targets (N, K), and returns the loss and the new state.
+    """
+    eps, momentum, m = 1e-5, 0.9, case.batch
+
+    def loss(params: Any, state: Any, x: Any, y: Any) -> Any:
+        moved = []
+        for i, p in enumerate(params):
+            x = x @ p["W"]
+            if "b" in p:
+                x = x + p["b"]
+            if "gamma" in p:
+                mean = x.mean(0)
+                c = x - mean
+                var = (c * c).mean(0)
+                x = c * (p["gamma"] / (var + eps) ** 0.5) + p["beta"]
+                new = {"mean": mean, "var": var * (m / (m - 1))}
+                moved.append({n: momentum * state[i][n] + (1 - momentum) * new[n] for n in new})
+            if i < case.depth:
+                x = activation(x)
+        return -(log_softmax(x) * y).sum(1).mean(), moved
+
+    return loss
 
 
 class Jax(Contestant):
-    """JAX as it is fastest: ``jit`` of ``scan`` over the mini-batches of a turn, of ``vmap`` over runs."""
+    """JAX as it is fastest: ``jit`` of ``lax.map`` over runs, of ``scan`` over the mini-batches of a turn."""
 
     def __init__(self, case: Case) -> None:
         """Copy the initial weights, and compile."""
@@ -216,50 +302,27 @@ class Jax(Contestant):
         import jax.numpy as jnp
 
         super().__init__(case)
-        dense, self.batches, probe, probe_labels = _begin(case)
-        data, eps, momentum, m = stand_in(case.inputs), 1e-5, 0.9, case.batch
-        images = jnp.asarray(data.train_images.reshape(len(data.train_images), -1))
-        one_hot = jnp.eye(data.classes)[jnp.asarray(data.train_labels)]
-        activation = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}[case.activation]
-
-        def forward(params: Any, state: Any, x: Any, y: Any) -> Any:
-            moved = []
-            for i, p in enumerate(params):
-                x = x @ p["W"]
-                if "b" in p:
-                    x = x + p["b"]
-                if "gamma" in p:
-                    mean = x.mean(axis=0)
-                    c = x - mean
-                    var = jnp.square(c).mean(axis=0)
-                    x = c * (p["gamma"] / jnp.sqrt(var + eps)) + p["beta"]
-                    new = {"mean": mean, "var": var * (m / (m - 1))}
-                    moved.append({n: momentum * state[i][n] + (1 - momentum) * new[n] for n in new})
-                if i < case.depth:
-                    x = activation(x)
-            return -(jax.nn.log_softmax(x) * y).sum(axis=1).mean(), moved
-
-        def step(params: Any, state: Any, lr: Any, x: Any, y: Any) -> Any:
-            (_, state), grads = jax.value_and_grad(forward, has_aux=True)(params, state, x, y)
-            return jax.tree.map(lambda p, g: p - lr * g, params, grads), state
-
-        lr = jnp.asarray(case.rates, jnp.float32)
+        _, self.batches, probe, probe_labels = _begin(case)
+        data = case.data()
+        images, one_hot = jnp.asarray(_images(case)), jnp.eye(data.classes)[jnp.asarray(data.train_labels)]
+        loss = _loss(case, {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}[case.activation], jax.nn.log_softmax)
+        gradient = jax.grad(loss, has_aux=True)
 
         def turn(params: Any, state: Any, batches: Any) -> Any:
-            def body(carry: Any, batch: Any) -> Any:
-                x = images[batch].astype(jnp.float32)
-                return jax.vmap(step, (0, 0, 0, None, None))(*carry, lr, x, one_hot[batch]), None
+            def train_run(of_run: Any) -> Any:
+                *begun, lr = of_run
 
-            return jax.lax.scan(body, (params, state), batches)[0]
+                def step(carry: Any, batch: Any) -> Any:
+                    params, state = carry
+                    grads, state = gradient(params, state, images[batch].astype(jnp.float32), one_hot[batch])
+                    return (jax.tree.map(lambda p, g: p - lr * g, params, grads), state), None
 
-        self.probe_losses = jax.jit(jax.vmap(lambda p, s: forward(p, s, probe, jnp.eye(10)[probe_labels])[0]))
-        wide = jnp.ones((case.runs, case.width))
-        norm = {"gamma": wide, "beta": 0 * wide} if case.norm == "batch" else {}
-        hidden, params = len(dense) - 1, []
-        for i, p in enumerate(dense):
-            stacked = {n: jnp.asarray(np.repeat(a.reshape(1, *a.shape[-2:]), case.runs, axis=0)) for n, a in p.items()}
-            params.append(stacked | ({n: a + 0 for n, a in norm.items()} if i < hidden else {}))
-        self.carry: Any = params, [{"mean": 0 * wide, "var": wide + 0} for _ in range(hidden)] if norm else []
+                return jax.lax.scan(step, tuple(begun), batches)[0]
+
+            return jax.lax.map(train_run, (params, state, jnp.asarray(case.rates, jnp.float32)))
+
+        self.probe_losses = jax.jit(jax.vmap(lambda p, s: loss(p, s, probe, jnp.eye(10)[probe_labels])[0]))
+        self.carry: Any = jax.tree.map(lambda a: jnp.array(a), _begin_many(case))  # copies, to be donated
         example = np.zeros((case.steps, case.batch), np.int32)
         self.compiled = jax.jit(turn, donate_argnums=(0, 1)).lower(*self.carry, example).compile()
 
@@ -274,30 +337,77 @@ class Jax(Contestant):
         return np.asarray(self.probe_losses(*self.carry))
 
 
-class Torch(Contestant):
-    """PyTorch as most write it: modules, autograd and ``torch.optim.SGD``; one run."""
+class TorchCompiled(Contestant):
+    """PyTorch as it is fastest: ``torch.compile`` of a step of ``torch.func.vmap`` over runs."""
 
     def __init__(self, case: Case) -> None:
-        """Copy the initial weights."""
+        """Copy the initial weights; the first step compiles."""
         import torch
 
         super().__init__(case)
         torch.set_num_threads(1)
-        dense, batches, probe, probe_labels = _begin(case)
-        data = stand_in(case.inputs)
-        images = torch.from_numpy(data.train_images.reshape(len(data.train_images), -1))
-        labels = torch.from_numpy(data.train_labels.astype(np.int64))
+        _, self.batches, probe, probe_labels = _begin(case)
+        data = case.data()
+        images, one_hot = torch.from_numpy(_images(case)), torch.eye(data.classes)[data.train_labels.astype(np.int64)]
+        activation = {"sigmoid": torch.sigmoid, "relu": torch.relu}[case.activation]
+        loss = _loss(case, activation, functools.partial(torch.log_softmax, dim=1))
+        gradients = torch.func.vmap(torch.func.grad(loss, has_aux=True), (0, 0, None, None))
+        tree, lr = torch.utils._pytree, torch.tensor(case.rates, dtype=torch.float32)
+
+        def step(params: Any, state: Any, batch: Any) -> Any:
+            grads, state = gradients(params, state, images[batch].float(), one_hot[batch])
+            return tree.tree_map(lambda p, g: p - lr.view(-1, *[1] * (p.dim() - 1)) * g, params, grads), state
+
+        def probe_losses(params: Any, state: Any) -> Any:
+            targets = torch.eye(10)[probe_labels.astype(np.int64)]
+            return torch.func.vmap(lambda p, s: loss(p, s, torch.from_numpy(probe), targets)[0])(params, state)
+
+        self.carry: Any = tree.tree_map(torch.tensor, _begin_many(case))
+        self.step, self.probe_losses, self.tensor = torch.compile(step), probe_losses, torch.from_numpy
+
+    def advance(self) -> None:
+        """Train the mini-batches of a turn, step by step."""
+        for _ in range(self.case.steps):
+            self.carry = self.step(*self.carry, self.tensor(next(self.batches)))
+
+    def measure(self) -> Array:
+        """Return the losses (R,) on the probe batch, normalised by its own statistics."""
+        return np.asarray(self.probe_losses(*self.carry))
+
+
+class Torch(Contestant):
+    """PyTorch as most write it: modules, autograd and ``torch.optim.SGD``; one run."""
+
+    def __init__(self, case: Case, *, channels_last: bool = False) -> None:
+        """Copy the initial weights; images and weights of convolutions have their channels last if so told."""
+        import torch
+
+        super().__init__(case)
+        torch.set_num_threads(1)
+        weights, batches, probe, probe_labels = _begin(case)
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        images = torch.from_numpy(_images(case)).contiguous(memory_format=layout)
+        labels = torch.from_numpy(case.data().train_labels.astype(np.int64))
         modules: list[Any] = []
-        for i, p in enumerate(dense):
-            linear = torch.nn.Linear(*p["W"].shape, bias="b" in p)
-            linear.weight.data = torch.from_numpy(np.ascontiguousarray(p["W"].T))
-            if "b" in p:
-                linear.bias.data.zero_()
-            modules.append(linear)
-            if i < case.depth:
-                modules += [torch.nn.BatchNorm1d(case.width)] if case.norm == "batch" else []
+        for p in weights:
+            w, bias = torch.from_numpy(p["W"]), "b" in p
+            if convolution := w.dim() == 4:
+                maps, colours, kernel, _ = w.shape
+                layer: Any = torch.nn.Conv2d(colours, maps, kernel, padding=kernel // 2, bias=bias)
+                norm: Any = torch.nn.BatchNorm2d(maps)
+            else:
+                w = w.T.contiguous()
+                layer, norm = torch.nn.Linear(*w.T.shape, bias=bias), torch.nn.BatchNorm1d(len(w))
+            layer.weight.data = w
+            if bias:
+                layer.bias.data.zero_()
+            if p is weights[-1]:
+                modules += [torch.nn.Flatten(), layer] if case.channels else [layer]
+            else:
+                modules += [layer, norm] if case.norm == "batch" else [layer]
                 modules.append({"sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU}[case.activation]())
-        network, entropy = torch.nn.Sequential(*modules), torch.nn.functional.cross_entropy
+                modules += [torch.nn.MaxPool2d(2)] if convolution else []
+        network, entropy = torch.nn.Sequential(*modules).to(memory_format=layout), torch.nn.functional.cross_entropy
         sgd = torch.optim.SGD(network.parameters(), lr=case.rates[0])
 
         def step() -> None:
@@ -325,11 +435,26 @@ class Torch(Contestant):
 
 CONTESTANTS: dict[str, Callable[[Case], Contestant]] = {
     "floor": Floor,
-    "bnrepro": LockStep,
+    "bnrepro": Ours,
+    "compiled": functools.partial(Ours, engine="compiled"),
     "JAX": Jax,
+    "PyTorch compiled": TorchCompiled,
     "PyTorch": Torch,
+    "PyTorch channels last": functools.partial(Torch, channels_last=True),
 }
 """All who may take part, by the name that tables and figures give them."""
 
-RIVALS = {"JAX": "jax", "PyTorch": "torch"}
-"""The contestants that train the same with another package, and take part where it is installed."""
+RIVALS = {
+    "compiled": "numba",
+    "JAX": "jax",
+    "PyTorch compiled": "torch",
+    "PyTorch": "torch",
+    "PyTorch channels last": "torch",
+}
+"""The contestants that train the same as ``bnrepro`` with another package, and take part where it is installed."""
+
+
+def takes_part(name: str) -> bool:
+    """Tell whether what the contestant needs is installed; ``torch.compile`` needs a C++ compiler, too."""
+    compiler = name != "PyTorch compiled" or shutil.which(os.environ.get("CXX", "g++"))
+    return bool(compiler and (name not in RIVALS or importlib.util.find_spec(RIVALS[name])))
