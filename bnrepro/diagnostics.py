@@ -185,6 +185,7 @@ def _interpolate(ordered: Array, q: Sequence[float]) -> Array:
     below = np.floor(position).astype(int)
     fraction = (position - below).astype(ordered.dtype)[:, None]
     between: Array = ordered[:, below] * (1 - fraction) + ordered[:, np.minimum(below + 1, last)] * fraction
+    between += 0  # −0 becomes 0: which of them comes first is not the same in all versions of NumPy
     return between
 
 
@@ -199,13 +200,25 @@ def wasserstein(a: Array, b: Array) -> Array:
 
 def gradient_norm(grads: Iterable[Array]) -> Array:
     """Return the Euclidean norm, (R,), of gradients (R, ...) taken together."""
-    norm: Array = np.sqrt(sum(np.square(g).reshape(len(g), -1).sum(axis=1) for g in grads))
+    norm: Array = np.sqrt(sum(_total(np.square(g)) for g in grads))
     return norm
+
+
+def _total(x: Array) -> Array:
+    """Add up x (R, ...) to (R,) half by half, an order that no version of NumPy and no machine changes."""
+    rest = x.reshape(len(x), -1)
+    while (count := rest.shape[1]) > 1:
+        half = (count + 1) // 2
+        upper = rest[:, half:]
+        rest = rest[:, :half].copy()
+        rest[:, : count - half] += upper
+    total: Array = rest[:, 0]
+    return total
 
 
 def cosine(a: Array, b: Array) -> Array:
     """Return the cosine, (R,), of the angle between a and b, both (R, ...)."""
-    dot: Array = (a * b).reshape(len(a), -1).sum(axis=1)
+    dot = _total(a * b)
     dot /= gradient_norm([a]) * gradient_norm([b])
     return dot
 

@@ -31,6 +31,11 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.core.event import Listener, install_listener
 
+OLDEST = 0, 61
+"""The version of Numba from which on all of this is known to work."""
+if tuple(map(int, numba.__version__.split(".")[:2])) < OLDEST:
+    raise ImportError(f"Numba {numba.__version__} is older than {'.'.join(map(str, OLDEST))}")
+
 F = np.float32
 intrinsic: Any = extending.intrinsic  # whose types know nothing of the function that it makes
 config: Any = numba.config  # whose fields are set as it is imported

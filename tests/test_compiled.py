@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from golden import Run as GoldenRun
+from runs import a_run
 from test_golden import FEW, ROWS, assert_numbers, stored, words_of
 
 from bnrepro import compiled, kernels, training
@@ -44,6 +45,7 @@ from bnrepro.layers import (
 )
 from bnrepro.network import Network, mlp, stack_runs
 from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, StepDecay
+from bnrepro.sweeping import train_group
 from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, train
 
 __all__ = ["stored"]  # a fixture
@@ -442,14 +444,32 @@ def test_what_it_does_not_take_is_refused(change: dict[str, Any], words: str) ->
         training.engine_of(spec).check(spec, (1, 6, 7))
 
 
-def test_without_numba_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def not_yet_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in "compiled", "kernels":
         monkeypatch.delitem(sys.modules, f"bnrepro.{module}")
+
+
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
+
+
+def with_an_old_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.__version__", "0.60.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [(without_numba, ""), (with_an_old_numba, "Numba 0.60.1 is older than 0.61")]
+)
+def test_without_numba_as_it_is_needed_runs_are_refused_by_who_trains_them(
+    not_yet_imported: None, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], why: str
+) -> None:
+    change(monkeypatch)
+    run = a_run({"train.engine": "compiled"})
     with pytest.raises(
-        InputError, match=r"^train.engine=compiled: needs Numba, .*pip install 'bnrepro\[fast\]'"
+        InputError, match=rf"^train.engine=compiled: needs Numba, .*{why}.*pip install 'bnrepro\[fast\]'"
     ) as told:
-        training.engine_of(Case().specification("compiled"))
+        train_group([run], run.dataset.value.load())
     assert "\n" not in str(told.value)
 
 
