@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from bnrepro.analysis import Finding, Tables, estimate, rows
+from bnrepro.benchmark.contestants import ARMS, IMAGES
 from bnrepro.experiment import import_experiment
 from bnrepro.places import CHECKOUT, REFERENCE
 from bnrepro.presenting import spell
@@ -356,134 +357,126 @@ def benchmark(name: str) -> pd.DataFrame:
     return pd.read_csv(REFERENCE / "benchmark" / f"{name}.csv")
 
 
-def microseconds(inputs: int, activation: str, norm: str, contestant: str) -> float:
-    steps = benchmark("steps")
+Kind = tuple[int, str]
+NORMS = ("none", "batch")
+MNIST, FASHION, DIGITS = IMAGES
+"""The images that the benchmark's stand in for."""
+
+
+def microseconds(images: Kind, activation: str, norm: str, contestant: str) -> float:
     runs = 1 if contestant == "PyTorch" else 8
-    norm = "none" if contestant == "floor" else norm
-    activation = "sigmoid" if contestant == "floor" else activation
-    which = {"inputs": inputs, "activation": activation, "norm": norm, "contestant": contestant, "runs": runs}
+    activation, norm = ARMS[0] if contestant == "floor" else (activation, norm)
+    key = dict(zip(("inputs", "images"), images, strict=True))
+    which = key | {"activation": activation, "norm": norm, "contestant": contestant, "runs": runs}
+    steps = benchmark("steps")
     (found,) = steps[(steps[list(which)] == pd.Series(which)).all(axis=1)]["median"]
     return float(found)
 
 
-def speeds(inputs: int, activation: str) -> list[float]:
-    products = microseconds(inputs, "sigmoid", "none", "floor")
-    pairs = [microseconds(inputs, activation, norm, who) for who in ("bnrepro", "JAX", "PyTorch") for norm in NORMS]
-    return [products, *pairs]
+def speeds(images: Kind, activation: str) -> list[float]:
+    who = ("bnrepro", "compiled", "JAX", "PyTorch compiled", "PyTorch")
+    products = microseconds(images, activation, "none", "floor")
+    return [products, *(microseconds(images, activation, norm, name) for name in who for norm in NORMS)]
 
 
-def over(inputs: int, contestant: str) -> pd.Series:
-    """The time of a contestant as a multiple of ours, in all settings of these inputs."""
-    return pd.Series(
-        [
-            microseconds(inputs, activation, norm, contestant) / microseconds(inputs, activation, norm, "bnrepro")
-            for activation in ("sigmoid", "relu")
-            for norm in NORMS
-        ]
-    )
+def over_jax(images: Kind, contestant: str) -> tuple[str, str]:
+    """How many times as fast as JAX a contestant is, at least and at most in the arms."""
+    jax, theirs = (pd.Series([microseconds(images, *arm, name) for arm in ARMS]) for name in ("JAX", contestant))
+    return span(jax / theirs, "{:.2f}")
 
 
-def growth(dimension: str, where: str, contestant: str = "bnrepro") -> list[pd.Series]:
-    """The multiples of the products' time, without and with batch norm, where one dimension grows."""
-    found = benchmark("growth").query(f"dimension == @dimension and contestant == @contestant and {where}")
-    return [found.loc[found["norm"] == norm, "ratio"] for norm in NORMS]
+def milliseconds(inputs: int) -> list[float]:
+    found = benchmark("convolutions").query("inputs == @inputs").set_index("contestant")["median"] / 1000
+    return [float(found[name]) for name in ("bnrepro", "PyTorch", "PyTorch channels last")]
 
 
-def around(what: str) -> float:
-    found: Any = benchmark("around").set_index("what").loc[what, "value"]
+def around(*what: str) -> list[float]:
+    return [float(value) for value in benchmark("around").set_index("what").loc[[*what], "value"]]
+
+
+def limit(what: str, quantity: str) -> float:
+    found: Any = benchmark("limits").set_index("what").loc[what, quantity]
     return float(found)
 
 
-def without_passes() -> pd.Series:
-    profile = benchmark("profile")
-    return profile["total"] / profile["over JAX"] / (profile["products"] + profile["calls"])
-
-
-NORMS = ("none", "batch")
 OF_SPEED: list[tuple[str, Callable[[], Any]]] = [
     *(
-        (
-            f"| {name} | {{:.0f}} | {{:.0f}} / {{:.0f}} | {{:.0f}} / {{:.0f}} | {{:.0f}} / {{:.0f}} |",
-            functools.partial(speeds, inputs, activation),
+        (f"| {name} | {{:.0f}}" + 5 * " | {:.0f} / {:.0f}" + " |", functools.partial(speeds, images, activation))
+        for name, images, activation in (
+            ("28×28 images like MNIST's, sigmoid", MNIST, "sigmoid"),
+            ("28×28 images like MNIST's, ReLU", MNIST, "relu"),
+            ("28×28 images, dense, sigmoid", FASHION, "sigmoid"),
+            ("28×28 images, dense, ReLU", FASHION, "relu"),
+            ("8×8 images, sigmoid", DIGITS, "sigmoid"),
+            ("8×8 images, ReLU", DIGITS, "relu"),
         )
-        for name, inputs, activation in (
-            ("28×28 images, sigmoid, without / with batch norm", 784, "sigmoid"),
-            ("28×28 images, ReLU", 784, "relu"),
-            ("8×8 images, sigmoid", 64, "sigmoid"),
-            ("8×8 images, ReLU", 64, "relu"),
-        )
     ),
     (
-        "On 28×28 images plain NumPy stays within {:.2f} to {:.2f} times its own matrix products",
-        lambda: [f(1 / (over(784, "floor"))) for f in (min, max)],
+        "compiled engine is {} to {} times as fast as JAX",
+        lambda: over_jax(MNIST, "compiled"),
     ),
+    ("and NumPy {} to {} times;", lambda: over_jax(MNIST, "bnrepro")),
     (
-        "is {:.1f} to {:.1f} times as fast as eager PyTorch, on 8×8 images {:.1f} to {:.1f} times",
-        lambda: [f(over(inputs, "PyTorch")) for inputs in (784, 64) for f in (min, max)],
-    ),
-    (
-        "{:.0f}% faster to {:.0f}% slower on 28×28 images, {:.0f}% to {:.0f}% slower on 8×8",
-        lambda: [
-            100 * (1 - min(1 / over(784, "JAX"))),
-            100 * (max(1 / over(784, "JAX")) - 1),
-            *(100 * (f(1 / over(64, "JAX")) - 1) for f in (min, max)),
-        ],
-    ),
-    (
-        "of the {:.0f} µs, {:.0f} are products, {:.0f} the calls of Python and NumPy, and {:.0f} the passes over",
-        lambda: (
-            benchmark("profile")
-            .query("inputs == 784 and norm == 'batch'")
-            .iloc[0][["total", "products", "calls", "passes"]]
-        ),
-    ),
-    (
-        "products and calls alone would be {} to {} times as fast as JAX",
-        lambda: span(without_passes(), "{:.1f}"),
+        "on dense ones it is {} to {} and NumPy {} to {}, on 8×8 images {} to {} and {} to {} times.",
+        lambda: [n for kind in (FASHION, DIGITS) for who in ("compiled", "bnrepro") for n in over_jax(kind, who)],
     ),
     (
         (
-            "one run alone takes {:.1f} / {:.1f} times its products, 8 in lock-step {:.1f} / {:.1f} times, more than "
-            "that gain nothing; mini-batches of 10 take {:.1f} / {:.1f} times, of 200 and more {:.1f} / {:.1f} times"
+            "takes {:.1f} ms in NumPy on 28×28 images (8 and 16 feature maps, 60 examples), {:.1f} in PyTorch, and "
+            "{:.1f} with channels last; {:.1f}, {:.1f} and {:.1f} ms on 3×32×32 images"
         ),
-        lambda: [
-            ratios.mean()
-            for ratios in (
-                *growth("runs", "runs == 1"),
-                *growth("runs", "runs == 8"),
-                *growth("batch", "batch == 10"),
-                *growth("batch", "batch >= 200"),
-            )
-        ],
-    ),
-    (
-        "each takes {:.0f} ms from 1,000 runs on",
-        lambda: [benchmark("sweep_sizes").query("number == 10_000")["median"].item() / 1000],
+        lambda: milliseconds(784) + milliseconds(3072),
     ),
     (
         (
-            "a second worker gives {:.2f} times the throughput of one; `--help` takes {:.1f} s, the first step of a "
-            "sweep on MNIST comes {:.1f} s after the command, and its workers take {:.0f} MB each. Measuring takes "
-            "{:.0f}% of the main job, which takes {:.0f} s here, and {:.0f}% of a sweep on MNIST"
+            "The main job takes {:.0f} s in NumPy and {:.0f} s compiled on two cores, 50,000 steps on MNIST with batch "
+            "norm and 113 measurements of 10,000 images {:.0f} and {:.0f} s (extrapolated)"
+        ),
+        lambda: around(
+            "+sweep with 2 workers, seconds",
+            "+sweep with 2 workers, compiled, seconds",
+            "a run on MNIST, sigmoid + BN, numpy, seconds",
+            "a run on MNIST, sigmoid + BN, compiled, seconds",
+        ),
+    ),
+    (
+        "{:.0%} and {:.0%} of a sweep on MNIST is measuring",
+        lambda: around(*(f"measuring, share of a sweep on mnist, {engine}" for engine in ("numpy", "compiled"))),
+    ),
+    (
+        (
+            "A second worker gives {:.2f} times the throughput of one; `--help` takes {:.1f} s, the first step on "
+            "MNIST comes {:.1f} s after the command, and its workers take {:.0f} MB each"
+        ),
+        lambda: around(
+            "2 workers, as a multiple of 1",
+            "--help, seconds",
+            "first step of a sweep on MNIST, seconds",
+            "peak of its workers, MB",
+        ),
+    ),
+    (
+        (
+            "in NumPy they would ask the memory for {:.0f} GB/s, were there no shared cache, compiled for {:.0f}; they "
+            "would end {:.0f} and {:.0f} runs of 50,000 steps a second, where the store takes {:.0f}"
         ),
         lambda: [
-            around("2 workers, as a multiple of 1"),
-            around("--help, seconds"),
-            around("first step of a sweep on MNIST, seconds"),
-            around("peak of its workers, MB"),
-            100 * around("measuring, share of a sweep on digits"),
-            around("+sweep with 2 workers, seconds"),
-            100 * around("measuring, share of a sweep on mnist"),
+            *(
+                limit(engine, quantity)
+                for quantity in ("GB/s of 64", "runs/s of 64")
+                for engine in ("numpy", "compiled")
+            ),
+            limit("store", "runs/s of 64"),
         ],
     ),
 ]
 NO_SPEED = [
-    "one core, 8 runs in lock-step",
-    "OpenBLAS 0.3.31, kernel Haswell, one thread; NumPy 2.4.6, JAX 0.10.2, PyTorch 2.13; medians of 9 interleaved",
-    "Zen 3",
-    "28×28 images, ReLU, without / with batch norm",
-    "runs of 10 steps",
-    "where 10,000 test images go through the network 113 times",
+    "Zen 4",
+    "OpenBLAS 0.3.31, kernel SkylakeX, one thread; NumPy 2.4.6, JAX 0.10.2, PyTorch 2.13; medians of 9 interleaved",
+    "Contestants have 8 runs each",
+    "pixels that are 0",
+    "(16 to 128 maps, 32 examples)",
+    "What limits 64 cores",
 ]
 
 PARTS = {

@@ -12,12 +12,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import loky
 import numpy as np
 import pandas as pd
 import threadpoolctl
@@ -53,7 +54,7 @@ def limits(rounds: int) -> pd.DataFrame:
     with ExitStack() as stack:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         pools = [
-            stack.enter_context(loky.ProcessPoolExecutor(1, initializer=_keep_to, initargs=(core,)))
+            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _keep_to, (core,)))
             for core in (cores[0], cores[-1])[: len(cores)]
         ]
         for engine in (engine for engine in ENGINES if takes_part(engine)):
@@ -65,7 +66,7 @@ def limits(rounds: int) -> pd.DataFrame:
             )
         alone, both = _alone_and_at_once(pools, _copy, rounds)
         rows.append({"what": "memory", "alone": alone, "both": both, "held": 2 * COPIED / 1e6})
-    rows.append({"what": "store", "runs/s of 64": written_per_second(rounds)})
+    rows.append({"what": "store", "runs/s of 64": written_per_second(groups=20)})
     return pd.DataFrame(rows)
 
 
@@ -75,7 +76,7 @@ def _keep_to(core: int) -> None:
 
 
 def _alone_and_at_once(
-    pools: Sequence[loky.ProcessPoolExecutor], measure: Callable[[], float], rounds: int
+    pools: Sequence[ProcessPoolExecutor], measure: Callable[[], float], rounds: int
 ) -> tuple[float, float]:
     """Return the medians of what a core measures alone, and what all measure at once, in turns of both."""
     for started in [pool.submit(measure) for pool in pools]:
