@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -487,9 +487,9 @@ class Compiled(Engine):
 
     network: CompiledNetwork
 
-    def __init__(self, spec: Specification, data: Dataset, on_step: Callable[[int], object]) -> None:
+    def __init__(self, spec: Specification, data: Dataset) -> None:
         """Make the plan."""
-        super().__init__(spec, data, on_step)
+        super().__init__(spec, data)
         self.network = CompiledNetwork(self.network.layers)
         self.plan = self.network.plan(spec.schedule.batch_size, data.image_shape)
         self.arena = self.plan.arena()
@@ -519,7 +519,6 @@ class Compiled(Engine):
         """Train run by run."""
         for begin in range(start, stop, CHUNK):
             steps = range(begin, min(begin + CHUNK, stop))
-            self.on_step(begin)
             factors = np.array([self.spec.lr_schedule(step) for step in steps])
             done = np.zeros(len(group.seeds), int)
             for seed in dict.fromkeys(group.seeds):

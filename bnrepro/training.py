@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -147,14 +147,12 @@ class Group:
         self.optimizer_state = select_runs(self.optimizer_state, mask)
 
 
-def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object] | None = None) -> Iterator[Event]:
+def train(spec: Specification, data: Dataset) -> Iterator[Event]:
     """Train R runs in lock-step and yield what happens to them.
 
     Args:
         spec: what is trained, and how.
         data: the images and labels.
-        on_step: is called with the number of the step, from 0, as each begins: after what is measured before the step,
-            and before its mini-batch is drawn. It tells the time to whoever asks, and changes no bit of a result.
 
     Yields:
         Measurements in order of steps, divergences where they occur, and at last ``Finished``.
@@ -163,7 +161,7 @@ def train(spec: Specification, data: Dataset, *, on_step: Callable[[int], object
         InputError: before the first update, if a diagnostic does not give the columns that it declares.
     """
     keep_freed_memory()
-    engine = engine_of(spec)(spec, data, on_step or (lambda step: None))
+    engine = engine_of(spec)(spec, data)
     inits = []
     for network, seed in zip(spec.networks, spec.seeds, strict=True):
         weight_seed, _ = np.random.SeedSequence(seed).spawn(2)
@@ -201,9 +199,9 @@ class Engine(ABC):
 
     network: Network
 
-    def __init__(self, spec: Specification, data: Dataset, on_step: Callable[[int], object]) -> None:
+    def __init__(self, spec: Specification, data: Dataset) -> None:
         """Begin the streams of mini-batches, one of each seed."""
-        self.spec, self.data, self.on_step = spec, data, on_step
+        self.spec, self.data = spec, data
         self.network = spec.networks[0]
         self.streams = {}
         for seed in spec.seeds:
@@ -249,9 +247,9 @@ def engine_of(spec: Specification) -> type[Engine]:
 class LockStep(Engine):
     """Trains all runs at once, by NumPy calls that do the work of R."""
 
-    def __init__(self, spec: Specification, data: Dataset, on_step: Callable[[int], object]) -> None:
+    def __init__(self, spec: Specification, data: Dataset) -> None:
         """Make the targets of all examples."""
-        super().__init__(spec, data, on_step)
+        super().__init__(spec, data)
         self.one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
 
     @staticmethod
@@ -261,7 +259,6 @@ class LockStep(Engine):
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
         """Train step by step."""
         for step in range(start, stop):
-            self.on_step(step)
             drawn = {seed: next(self.streams[seed]) for seed in dict.fromkeys(group.seeds)}
             diverged = self._step(group, drawn, self.spec.lr_schedule(step))
             if diverged is not None:

@@ -392,7 +392,7 @@ def test_a_skipped_zero_hides_no_infinite_weight() -> None:
     assert len(blank) == 0  # every pixel is 1 in some image, but in no mini-batch are all
     for engine in "numpy", "compiled":
         spec = case.specification(engine)
-        started = training.engine_of(spec)(spec, data, lambda step: None)
+        started = training.engine_of(spec)(spec, data)
         params, state = spec.networks[0].init(np.random.default_rng(0), data.image_shape)
         params["dense1"]["W"][0, 0] = np.inf
         group = training.Group(
@@ -488,7 +488,7 @@ def test_the_loss_is_that_of_numpy() -> None:
 def test_it_goes_back_in_training_mode_only() -> None:
     case = Case(rates=(1,), seeds=(0,))
     spec, data = case.specification("compiled"), case.data()
-    network = compiled.Compiled(spec, data, lambda step: None).network
+    network = compiled.Compiled(spec, data).network
     params, state = network.init(np.random.default_rng(0), data.image_shape)
     x = data.train_images[None, :5].astype(F)
     logits, _, backward = network.forward(

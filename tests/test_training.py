@@ -485,18 +485,6 @@ def initial_weights_and_batches(
     return [layer["W"] for layer in params.values() if "W" in layer], spy.batches
 
 
-def test_each_step_is_told_once_after_what_is_measured_before_it_and_before_its_mini_batch_goes_forward() -> None:
-    spy, told, group = SpyFlatten([]), list[tuple[int, int]](), Group([0], [0.1], [1.0])
-    network = Network({**group.network(0).layers, "flatten": spy})
-
-    def on_step(step: int) -> None:
-        told.append((step, len(spy.batches)))
-
-    for event in train(replace(group.specification([0]), networks=[network]), DATA, on_step=on_step):
-        steps_before = range(SCHEDULE.steps if isinstance(event, Finished) else event.step)
-        assert told == [(step, step) for step in steps_before]
-
-
 def test_equal_seeds_draw_equal_weights_and_mini_batches_whatever_the_method() -> None:
     weights, batches = initial_weights_and_batches(seed=0)
     assert (len(weights), len(batches)) == (3, SCHEDULE.steps)
