@@ -130,7 +130,7 @@ def steps(rounds: int, *, quick: bool) -> pd.DataFrame:
 
 def convolutions(rounds: int) -> pd.DataFrame:
     """Hold the contest of convolutional networks, one run at a time: a row each as of :func:`contest`."""
-    names = [name for name in ("bnrepro", "PyTorch", "PyTorch channels last") if takes_part(name)]
+    names = [name for name in ("bnrepro", "compiled", "PyTorch", "PyTorch channels last") if takes_part(name)]
     tables = [contest([(name, case) for name in names], rounds) for case in CONVOLUTIONS]
     return pd.concat(tables, ignore_index=True).drop(columns=["width", "depth", "ratio"])
 
