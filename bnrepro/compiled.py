@@ -226,8 +226,8 @@ class Plan:
         self.dlogits = self.logits._replace(offset=int(self.ops[-1, DY]))
 
     def _place_weights(self, name: str, layer: Dense | Conv2D, x: _Images, y: _Images) -> None:
-        """Place W as (K, K', C, F), where an image that is flattened meets a kernel as large as itself; and b."""
-        kernel = (layer.kernel,) * 2 if isinstance(layer, Conv2D) else (x.height, x.breadth)
+        """Place W as (K, K', C, F), and b."""
+        kernel = _kernel(layer, x)
         axes = (3, 2, 0, 1) if isinstance(layer, Conv2D) else (2, 0, 1, 3)
         shape, sizes = (*kernel, x.width, y.width), (*kernel, x.size, y.size)
         self.params.append(Block(name, "W", self._take(math.prod(shape)), shape, sizes, axes))
@@ -235,7 +235,7 @@ class Plan:
             self._place(self.params, name, y.size, "b")
 
     def _set_kernel(self, op: Array, layer: Dense | Conv2D, x: _Images) -> None:
-        kernel = (layer.kernel,) * 2 if isinstance(layer, Conv2D) else (x.height, x.breadth)
+        kernel = _kernel(layer, x)
         stride, pad = (layer.stride, layer.padding) if isinstance(layer, Conv2D) else (1, 0)
         pixels = math.prod(kernel)
         op[CODE] = DENSE if pixels == stride == 1 and pad == 0 else CONV
@@ -297,8 +297,8 @@ class Plan:
 
     @property
     def skips_zeros(self) -> bool:
-        """Tell whether the first operation multiplies the rows that images are."""
-        return bool(self.ops[0, CODE] == DENSE and self.x.shape[1:3] == (1, 1))
+        """Tell whether the first operation multiplies the rows that images are, few enough to be counted in 16 bits."""
+        return bool(self.ops[0, CODE] == DENSE and self.x.shape[1:3] == (1, 1) and self.n <= 2**16)
 
     def by_pixel(self, of_images: Sparse, batches: IntArray) -> Sparse:
         """Return the values that are not 0 by pixel, for each of some mini-batches (steps, N)."""
@@ -306,6 +306,11 @@ class Plan:
             return NO_BATCHES
         pixels = int(self.ops[0, SIZE_IN])
         return Sparse(*kernels.by_pixel(of_images.values, of_images.index, of_images.bounds, batches, pixels))
+
+
+def _kernel(layer: Dense | Conv2D, x: _Images) -> tuple[int, int]:
+    """Return the size of a kernel; an image that is flattened meets one as large as itself."""
+    return (layer.kernel, layer.kernel) if isinstance(layer, Conv2D) else (x.height, x.breadth)
 
 
 def _row(size: int) -> _Images:

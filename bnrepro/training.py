@@ -148,7 +148,7 @@ class Group:
 
 
 def train(spec: Specification, data: Dataset) -> Iterator[Event]:
-    """Train R runs in lock-step and yield what happens to them.
+    """Train R runs and yield what happens to them.
 
     Args:
         spec: what is trained, and how.
