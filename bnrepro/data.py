@@ -5,13 +5,16 @@ Letters for shapes: N examples, C channels, H W height and width.
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 
 from .errors import InputError
 
@@ -19,6 +22,12 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
+Inputs = Literal["raw", "centred", "standardised", "whitened"]
+
+WHITENING_EPSILON = 0.01
+"""The share of the mean variance of a pixel that is added to every eigenvalue before pixels are whitened."""
+AT_ONCE = 1024
+"""The images that are converted at once where all are needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +40,9 @@ class Dataset:
         test_images: (N', C, H, W), uint8.
         test_labels: (N',), uint8.
         classes: number of classes K.
-        scale: pixel value times scale is in [0, 1].
+        scale: factor of pixels, a number or an array that is broadcast along (C, H, W).
+        mean: what is subtracted from pixels first, likewise; None for nothing.
+        whitening: (C H W, C H W), the symmetric matrix that pixels are multiplied by at last; None for none.
     """
 
     train_images: ByteArray
@@ -39,7 +50,9 @@ class Dataset:
     test_images: ByteArray
     test_labels: ByteArray
     classes: int
-    scale: float
+    scale: float | FloatArray
+    mean: FloatArray | None = None
+    whitening: FloatArray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -47,10 +60,90 @@ class Dataset:
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
+    def inputs(self, images: ByteArray, dtype: npt.DTypeLike) -> FloatArray:
+        """Return images (…, C, H, W) as a network takes them, in ``dtype``: per mini-batch, never for a whole set."""
+        if self.mean is None:
+            return images.astype(dtype) if self.scale == 1 else np.multiply(images, self.scale, dtype=dtype)
+        x: FloatArray = np.subtract(images, self.mean, dtype=dtype)
+        np.multiply(x, self.scale, out=x, dtype=dtype)
+        if self.whitening is None:
+            return x
+        # A product for each run and mini-batch: its bits do not depend on what else is whitened at once.
+        flat: FloatArray = np.matmul(x.reshape(*x.shape[:-3], -1), _whitening(self, np.dtype(dtype)))
+        return flat.reshape(x.shape)
 
-def to_float(images: ByteArray, scale: float, dtype: npt.DTypeLike) -> FloatArray:
-    """Return images times scale in ``dtype``, same shape: done per mini-batch, never for a whole set."""
-    return images.astype(dtype) if scale == 1 else np.multiply(images, scale, dtype=dtype)
+
+@functools.lru_cache(maxsize=2)  # the groups that a worker trains mostly have one data set
+def _whitening(data: Dataset, dtype: np.dtype[Any]) -> FloatArray:
+    assert data.whitening is not None
+    return data.whitening.astype(dtype)
+
+
+def fitted(data: Dataset, inputs: Inputs) -> Dataset:
+    """Return the data set with inputs normalised by statistics of its training images, which stay as they are.
+
+    - centred: the mean is subtracted, of each pixel of grey images, of each channel of colour images.
+    - standardised: likewise, and divided by the standard deviation. Sums are exact, of integers, so that mean and
+      deviation have the same bits on every machine. What is constant is divided by 1.
+    - whitened: each pixel has mean 0, and all together are multiplied by (Σ + ε I)^(−1/2), which keeps them as near as
+      possible to what they were (ZCA; Bell & Sejnowski 1997). Σ is their covariance and ε is ``WHITENING_EPSILON`` of
+      the mean of its diagonal. The root is LAPACK's, whose last bits differ between machines.
+
+    Args:
+        data: with raw inputs, scaled by a number.
+        inputs: "raw" leaves them as they are.
+    """
+    if inputs == "raw":
+        return data
+    sums, squares = _sums(data.train_images)
+    count = len(data.train_images)
+    if inputs == "whitened":
+        mean, _ = _moments(sums, squares, count)
+        return replace(data, mean=mean, whitening=_zca(data.train_images, sums, float(data.scale)))
+    if len(sums) > 1:
+        sums, squares = sums.sum(axis=(1, 2), keepdims=True), squares.sum(axis=(1, 2), keepdims=True)
+        count *= math.prod(data.image_shape[1:])
+    mean, deviation = _moments(sums, squares, count)
+    if inputs == "centred":
+        return replace(data, mean=mean)
+    varies = deviation > 0
+    return replace(data, mean=mean, scale=np.divide(1, deviation, out=np.full_like(mean, data.scale), where=varies))
+
+
+def _sums(images: ByteArray) -> tuple[IntArray, IntArray]:
+    """Return the sum of each pixel over all images and that of its squares, (C, H, W)."""
+    sums, squares = np.zeros((2, *images.shape[1:]), np.int64)
+    for start in range(0, len(images), AT_ONCE):
+        part = images[start : start + AT_ONCE].astype(np.int64)
+        sums += part.sum(axis=0)
+        squares += np.square(part).sum(axis=0)
+    return sums, squares
+
+
+def _moments(sums: IntArray, squares: IntArray, count: int) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation, from sums over ``count`` values each.
+
+    Python's integers are exact, and rounded once.
+    """
+    pairs = [(s, q) for s, q in zip(sums.ravel().tolist(), squares.ravel().tolist(), strict=True)]
+    mean = np.array([s / count for s, _ in pairs])
+    deviation = np.array([math.sqrt(count * q - s * s) / count for s, q in pairs])
+    return mean.reshape(sums.shape), deviation.reshape(sums.shape)
+
+
+def _zca(images: ByteArray, sums: IntArray, scale: float) -> FloatArray:
+    """Return the matrix that whitens pixels times ``scale`` from which the mean is subtracted."""
+    rows, total = images.reshape(len(images), -1), sums.ravel().astype(float)
+    products = np.zeros((rows.shape[1],) * 2)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # on whose number the bits of the root depend
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE].astype(float)
+            products += part.T @ part  # exact: integers below 2^53
+        covariance = (len(rows) * products - np.outer(total, total)) * (scale / len(rows)) ** 2
+        values, vectors = np.linalg.eigh(covariance)
+        epsilon = WHITENING_EPSILON * values.mean()
+        root: FloatArray = (vectors / np.sqrt(values.clip(0) + epsilon)) @ vectors.T
+    return root
 
 
 class Source(Protocol):

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from .data import ByteArray, Dataset, Source, every_fifth_of_a_class, labelled_images
+from .data import ByteArray, Dataset, Inputs, Source, every_fifth_of_a_class, fitted, labelled_images
 from .errors import InputError
 from .settings import Setting, Table
 
@@ -70,9 +70,15 @@ class Images(Source):
     Attributes:
         binarize: pixels become 0 or 1, with 1 from half of the maximum up. The paper uses binary images but does not
             say how they become so.
+        inputs: pixels from 0 to 1 as they are, or normalised by :func:`bnrepro.data.fitted`.
     """
 
     binarize: bool
+    inputs: Inputs = "raw"
+
+    def prepared(self, arrays: Sequence[ByteArray], maximum: int) -> Dataset:
+        """Return the data set that :func:`bnrepro.data.labelled_images` makes of arrays, as the settings have it."""
+        return fitted(labelled_images(arrays, maximum, binarize=self.binarize), self.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,7 @@ class Digits(Images):
         images, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1]
         test = every_fifth_of_a_class(labels)
         arrays = images[~test], labels[~test], images[test], labels[test]
-        return labelled_images(arrays, 16, binarize=self.binarize)
+        return self.prepared(arrays, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +256,7 @@ class IDX(Files):
         if digests:  # last, because a digest does not say what is wrong with a file
             self._check(IDX_FILES, contents, digests)
         train_images, test_images = train_images[:, np.newaxis], test_images[:, np.newaxis]
-        return labelled_images((train_images, train_labels, test_images, test_labels), 255, binarize=self.binarize)
+        return self.prepared((train_images, train_labels, test_images, test_labels), 255)
 
     def _read(self, index: int) -> tuple[Path, bytes]:
         """Return the path of a file, downloaded if need be, and its content, uncompressed."""
@@ -321,7 +327,7 @@ class CIFAR10(Files):
             raise self._error(f"not the published images ({problem}); dataset.verify=false takes them")
         if self.sha256:
             self._check(CIFAR10_FILES, contents, self.sha256)
-        return labelled_images(arrays, 255, binarize=self.binarize)
+        return self.prepared(arrays, 255)
 
     def _contents(self) -> list[bytes]:
         """Return the content of the six files, from the archive or not."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, IntArray, to_float
+from .data import Dataset, IntArray
 from .layers import (
     Array,
     Conv2D,
@@ -94,7 +94,7 @@ class Network:
         correct = np.zeros(1, int)
         for start in range(0, len(chosen), EVALUATION_CHUNK):
             chunk = chosen[start : start + EVALUATION_CHUNK]
-            x = to_float(data.test_images[None, chunk], data.scale, dtype)
+            x = data.inputs(data.test_images[None, chunk], dtype)
             logits, _, _ = self.forward(params, state, x, train=False)
             correct = correct + correct_predictions(logits, data.test_labels[chunk])
         return correct

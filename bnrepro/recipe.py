@@ -195,7 +195,7 @@ def check_engine(run: Run, data: Dataset) -> None:
     """
     if run.train.engine != "numpy":  # which takes all, and what is a user's own is not built before workers do
         spec = specification([run], data)
-        engine_of(spec).check(spec, data.image_shape)
+        engine_of(spec).check(spec, data)
 
 
 Row = dict[str, float]

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, minibatches, to_float
+from .data import Dataset, minibatches
 from .diagnostics import Diagnostic, Level, Snapshot, gradient_norm, read
 from .errors import InputError
-from .layers import Array, Arrays, Shape
+from .layers import Array, Arrays
 from .memory import keep_freed_memory
 from .network import Network, select_runs, stack_runs
 from .optim import LearningRateSchedule, Optimizer, Params, State
@@ -210,8 +210,8 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
-        """Refuse what the engine can't train, for images of shape ``in_shape``.
+    def check(spec: Specification, data: Dataset) -> None:
+        """Refuse what the engine can't train.
 
         Raises:
             InputError: naming it, and what is allowed.
@@ -253,7 +253,7 @@ class LockStep(Engine):
         self.one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
 
     @staticmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
+    def check(spec: Specification, data: Dataset) -> None:
         """Refuse nothing."""
 
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
@@ -272,7 +272,7 @@ class LockStep(Engine):
         # One seed, one mini-batch: it is converted once and broadcast along the run axis.
         (batch, *others) = drawn.values()
         batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
-        x = to_float(self.data.train_images.take(batch, axis=0), self.data.scale, group.lr.dtype)
+        x = self.data.inputs(self.data.train_images.take(batch, axis=0), group.lr.dtype)
         logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
         loss, dlogits = group.network.loss(logits, self.one_hot.take(batch, axis=0))
         healthy = loss <= DIVERGED_LOSS  # False for NaN
@@ -295,7 +295,7 @@ class _Probe:
 
     def __init__(self, spec: Specification, data: Dataset) -> None:
         probe = evenly(len(data.train_labels), spec.schedule.probe_examples)
-        self.x = to_float(data.train_images[None, probe], data.scale, spec.dtype)
+        self.x = data.inputs(data.train_images[None, probe], spec.dtype)
         self.targets = np.eye(data.classes, dtype=spec.dtype)[data.train_labels[None, probe]]
         self.spec, self.data = spec, data
         self.before: tuple[Array, dict[str, Array]] | None = None
@@ -357,7 +357,7 @@ class _Probe:
         """Yield mini-batches of the size trained on, from a stream that is the same for all runs."""
         size, count = self.spec.schedule.batch_size, len(self.data.train_labels)
         for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
-            yield to_float(self.data.train_images[None, batch], self.data.scale, self.spec.dtype)
+            yield self.data.inputs(self.data.train_images[None, batch], self.spec.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -1,6 +1,7 @@
 """The seeded stream of mini-batches, and images as floats."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrepro.data import minibatches, to_float
+from bnrepro.data import Dataset, Inputs, fitted, minibatches
 from bnrepro.errors import InputError
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("maximum", [1, 16, 255])
-def test_to_float(maximum: int, dtype: type[np.floating[Any]]) -> None:
+def test_raw_inputs(maximum: int, dtype: type[np.floating[Any]]) -> None:
     """All values that a pixel may have, in both dtypes."""
     images = np.arange(maximum + 1, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    pixels = to_float(images, 1 / maximum, dtype)
+    pixels = images_of(images, 1 / maximum).inputs(images, dtype)
     assert pixels.dtype == dtype
     assert pixels.shape == images.shape
     assert (pixels.min(), pixels.max()) == (0, 1)
     np.testing.assert_allclose(pixels, images / maximum, rtol=1e-6)
+
+
+def images_of(images: Any, scale: float = 1 / 255) -> Dataset:
+    """A data set of these training images, (N, C, H, W), and three of another kind to test on."""
+    train, test = np.asarray(images, np.uint8), np.full((3, *np.shape(images)[1:]), 255, np.uint8)
+    labels = (np.arange(len(train)) % 10).astype(np.uint8)
+    return Dataset(train, labels, test, np.zeros(3, np.uint8), classes=10, scale=scale)
+
+
+def random_images(channels: int, count: int = 1500) -> Any:
+    """More images than are converted at once, whose pixels are correlated and one of which is constant."""
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, 3, 4))
+    images[:, 0, 1] = (images[:, 0, 1] + 3 * images[:, 0, 0]) // 4
+    images[:, 0, 2, 3] = 7
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("inputs", ["centred", "standardised"])
+def test_centred_and_standardised_inputs(inputs: Inputs, channels: int) -> None:
+    """Each pixel of grey images has mean 0 over the training images, and deviation 1; of colour images each channel."""
+    images = random_images(channels)
+    data = fitted(images_of(images), inputs)
+    x, axes = images / 255, (0,) if channels == 1 else (0, 2, 3)
+    mean, deviation = x.mean(axis=axes, keepdims=True), x.std(axis=axes, keepdims=True)
+    expected = (x - mean) / (np.where(deviation < 1e-9, 1, deviation) if inputs == "standardised" else 1)
+    np.testing.assert_allclose(data.inputs(data.train_images, np.float64), expected, atol=1e-12)
+    found = data.inputs(data.train_images[np.newaxis, 5:9], np.float32)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[0], expected[5:9], atol=1e-5)
+    constant = [found[0, :, 0, 2, 3], data.inputs(data.test_images, np.float64)[:, 0, 2, 3]]
+    if channels == 1:
+        np.testing.assert_array_equal(constant[0], 0)
+        np.testing.assert_allclose(constant[1], (255 - 7) / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitened_inputs(channels: int) -> None:
+    """What varies most is uncorrelated and of variance 1; the matrix is symmetric, by a formula of its own."""
+    images = random_images(channels)
+    data = fitted(images_of(images), "whitened")
+    x = (images / 255).reshape(len(images), -1)
+    x -= x.mean(axis=0)
+    covariance = x.T @ x / len(x)
+    epsilon = 0.01 * np.trace(covariance) / len(covariance)
+    values, vectors = np.linalg.eigh(covariance + epsilon * np.eye(len(covariance)))
+    found = data.inputs(data.train_images, np.float64).reshape(x.shape)
+    np.testing.assert_allclose(found, x @ vectors @ np.diag(values**-0.5) @ vectors.T, atol=1e-9)
+    left = np.cov(found.T, bias=True)
+    spread = np.linalg.eigvalsh(covariance)
+    np.testing.assert_allclose(np.linalg.eigvalsh(left), spread / (spread + epsilon), atol=1e-9)
+    assert data.whitening is not None
+    np.testing.assert_allclose(data.whitening, data.whitening.T, atol=1e-12)
+    np.testing.assert_allclose(data.inputs(data.train_images[:4], np.float32).reshape(4, -1), found[:4], atol=1e-4)
+
+
+def test_sums_behind_inputs_are_exact() -> None:
+    """Sums of squares of large pixels pass 2^53 once they are multiplied; deviations are right to the last bit."""
+    images = np.full((60_000, 3, 4, 4), 255)
+    images[0, 1, 0, 0] = 254
+    data = fitted(images_of(images), "standardised")
+    assert data.mean is not None
+    count = 60_000 * 16
+    assert data.mean.ravel().tolist() == [255, (255 * count - 1) / count, 255]
+    one = math.sqrt(count - 1) / count  # of one value that differs by 1 from all others
+    assert np.ravel(data.scale).tolist() == [1 / 255, 1 / one, 1 / 255]
+
+
+def test_raw_inputs_take_the_data_set_as_it_is() -> None:
+    data = images_of(random_images(1))
+    assert fitted(data, "raw") is data
 
 
 @given(data=st.data(), examples=st.integers(1, 60), seed=st.integers(0, 2**32))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Dataset, minibatches
+from bnrepro.data import Dataset, fitted, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
 from bnrepro.layers import (
     Array,
@@ -143,13 +143,14 @@ class Group:
     lr_schedule: LearningRateSchedule = CONSTANT
     diagnostics: Mapping[str, Diagnostic] = field(default_factory=lambda: DEFAULT)
     dtype: Any = np.float32
+    data: Dataset = DATA
 
     def network(self, r: int) -> Network:
         return mlp([6, 5], 3, Normal(self.stds[r]), ACTIVATIONS[self.activation], NORMS[self.norm])
 
     def events(self, runs: Sequence[int]) -> list[Event]:
         """Train these runs in lock-step."""
-        return list(train(self.specification(runs), DATA))
+        return list(train(self.specification(runs), self.data))
 
     def specification(self, runs: Sequence[int]) -> Specification:
         """What training needs to know of these runs."""
@@ -256,6 +257,17 @@ def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(
         assert run.diverged is None
     pair = group.train(3, 1)  # another group, in another order
     assert [run.bits() for run in pair] == [together[3].bits(), together[1].bits()]
+
+
+PREPARED = {"whitened": {"data": fitted(DATA, "whitened")}}
+
+
+@pytest.mark.parametrize("changes", PREPARED.values(), ids=PREPARED)
+def test_images_that_are_prepared_alone_give_the_bits_of_those_in_a_group(changes: dict[str, Any]) -> None:
+    group = Group([0, 0, 1, 2, 1], RATES, STDS, **changes)
+    together = group.train()
+    assert [group.train(r)[0].bits() for r in range(5)] == [run.bits() for run in together]
+    assert together[0].bits() != Group([0], RATES, STDS).train()[0].bits()
 
 
 DIVERGING = Group(
