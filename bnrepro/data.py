@@ -43,6 +43,7 @@ class Dataset:
         scale: factor of pixels, a number or an array that is broadcast along (C, H, W).
         mean: what is subtracted from pixels first, likewise; None for nothing.
         whitening: (C H W, C H W), the symmetric matrix that pixels are multiplied by at last; None for none.
+        validation: images and labels that are held out from training, as those to test on; None if none are.
     """
 
     train_images: ByteArray
@@ -53,6 +54,7 @@ class Dataset:
     scale: float | FloatArray
     mean: FloatArray | None = None
     whitening: FloatArray | None = None
+    validation: tuple[ByteArray, ByteArray] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -71,6 +73,14 @@ class Dataset:
         # A product for each run and mini-batch: its bits do not depend on what else is whitened at once.
         flat: FloatArray = np.matmul(x.reshape(*x.shape[:-3], -1), _whitening(self, np.dtype(dtype)))
         return flat.reshape(x.shape)
+
+
+    def validated(self) -> Dataset | None:
+        """Return a data set to test on the images held out, if there are any."""
+        if self.validation is None:
+            return None
+        images, labels = self.validation
+        return replace(self, train_images=self.train_images[:0], test_images=images, test_labels=labels)
 
 
 @functools.lru_cache(maxsize=2)  # the groups that a worker trains mostly have one data set
@@ -165,6 +175,46 @@ def every_fifth_of_a_class(labels: ByteArray) -> BoolArray:
     for label in range(10):
         test[np.flatnonzero(labels == label)[4::5]] = True
     return test
+
+
+def divided(data: Dataset, train_examples: int | None, validation: int) -> Dataset:
+    """Return the data set with some of its training images held out, and so many of the others to train on, or all.
+
+    Classes take turns, each from its first image on: these are held out, and the next ones trained on, in the order in
+    which they were. So the choice is as balanced as the classes are, no random number decides it, and a smaller
+    training set is part of a larger one.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    count = len(data.train_labels)
+    if validation >= count:
+        raise InputError(f"dataset.validation={validation}: must be less than {count}, the training images")
+    left = count - validation
+    if train_examples is not None and train_examples > left:
+        held_out = f", {validation} of {count} being held out" if validation else ""
+        told = f"must be at most {left}, the training images{held_out}"
+        raise InputError(f"dataset.train_examples={train_examples}: {told}")
+    if validation == 0 and train_examples in (None, count):
+        return data
+    in_turn, until = _in_turn(data.train_labels), validation + (train_examples or left)
+    images, labels = data.train_images, data.train_labels
+    held, kept = np.sort(in_turn[:validation]), np.sort(in_turn[validation:until])
+    return replace(
+        data,
+        train_images=images[kept],
+        train_labels=labels[kept],
+        validation=(images[held], labels[held]) if validation else None,
+    )
+
+
+def _in_turn(labels: ByteArray) -> IntArray:
+    """Return the indices of the first example of each class, then of the second of each, and so on."""
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        rank[of_class] = np.arange(len(of_class))
+    return np.lexsort((labels, rank))
 
 
 def labelled_images(arrays: Sequence[ByteArray], maximum: int, *, binarize: bool) -> Dataset:

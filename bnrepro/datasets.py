@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from .data import ByteArray, Dataset, Inputs, Source, every_fifth_of_a_class, fitted, labelled_images
+from .data import ByteArray, Dataset, Inputs, Source, divided, every_fifth_of_a_class, fitted, labelled_images
 from .errors import InputError
 from .settings import Setting, Table
 
@@ -71,14 +72,19 @@ class Images(Source):
         binarize: pixels become 0 or 1, with 1 from half of the maximum up. The paper uses binary images but does not
             say how they become so.
         inputs: pixels from 0 to 1 as they are, or normalised by :func:`bnrepro.data.fitted`.
+        train_examples: how many of the training images are trained on, by :func:`bnrepro.data.divided`; None for all.
+        validation: how many of the training images are held out, likewise, and the accuracy measured on in the end.
     """
 
     binarize: bool
     inputs: Inputs = "raw"
+    train_examples: Annotated[int, Field(gt=0, strict=True)] | None = None
+    validation: Annotated[int, Field(ge=0, strict=True)] = 0
 
     def prepared(self, arrays: Sequence[ByteArray], maximum: int) -> Dataset:
         """Return the data set that :func:`bnrepro.data.labelled_images` makes of arrays, as the settings have it."""
-        return fitted(labelled_images(arrays, maximum, binarize=self.binarize), self.inputs)
+        data = labelled_images(arrays, maximum, binarize=self.binarize)
+        return fitted(divided(data, self.train_examples, self.validation), self.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)

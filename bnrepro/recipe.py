@@ -209,6 +209,8 @@ class Outcome:
     status: Status = "done"
     test_accuracy: float | None = None
     """The accuracy on the whole test set after the last step; None unless done."""
+    validation_accuracy: float | None = None
+    """The accuracy on the images held out from training, likewise; None if there are none."""
     diverged_at: int | None = None
     """The number of updates done before the loss left the finite range."""
     curves: list[Row] = field(default_factory=list)
@@ -245,8 +247,10 @@ def train_runs(
                 for r in event.runs:
                     outcomes[r].status, outcomes[r].diverged_at = "diverged", event.step
             else:
-                for r, accuracy in zip(event.runs, event.test_accuracy, strict=True):
-                    outcomes[r].test_accuracy = float(accuracy)
+                for i, r in enumerate(event.runs):
+                    outcomes[r].test_accuracy = float(event.test_accuracy[i])
+                    if event.validation_accuracy is not None:
+                        outcomes[r].validation_accuracy = float(event.validation_accuracy[i])
 
 
 def _record(measured: Measurement, outcomes: Sequence[Outcome]) -> None:

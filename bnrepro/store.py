@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
 _OWN_COLUMNS = ", ".join(
     f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
@@ -46,13 +46,14 @@ CREATE TABLE IF NOT EXISTS runs (
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
     {_OWN_COLUMNS},
     test_accuracy REAL,   -- on the whole test set after the last step; NULL unless done
+    validation_accuracy REAL, -- likewise, on the training images that were held out; NULL unless some were
     diverged_at INTEGER,  -- updates done before the loss left the finite range
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
     error TEXT,           -- traceback of a failed run
     config TEXT NOT NULL, -- JSON of all settings; run_id is the digest of those that are not at their default
     code TEXT NOT NULL,   -- digest of the code that computed it
     bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT, simd TEXT,
-    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT,
+    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT, cpu TEXT, host TEXT, numba TEXT,
     UNIQUE (run_id, code)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS curves (
@@ -112,6 +113,7 @@ class RunResult(Outcome):
             | {column: leaves.get(key) for key, column in COLUMNS.items()}
             | {
                 "test_accuracy": self.test_accuracy,
+                "validation_accuracy": self.validation_accuracy,
                 "diverged_at": self.diverged_at,
                 "seconds": self.seconds,
                 "error": self.error,
@@ -275,7 +277,8 @@ class Store:
                 return
             with self._connect() as unchanged, closing(sqlite3.connect(kept)) as copy:
                 unchanged.backup(copy)
-            MIGRATIONS[version](db)
+            for earlier in range(version, SCHEMA_VERSION):
+                MIGRATIONS[earlier](db)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         kept.unlink()
 
@@ -529,5 +532,11 @@ def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
         db.execute("UPDATE runs SET run_id = ? WHERE run = ?", [digest(to_json(settings)), run])
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms}
-"""The function that migrates each earlier schema to this one."""
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Migrate from schema 3, which knew no images held out, and less of the machine."""
+    for column, kind in {"validation_accuracy": "REAL", "cpu": "TEXT", "host": "TEXT", "numba": "TEXT"}.items():
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms, 3: _add_columns}
+"""The function that migrates each earlier schema to the next."""

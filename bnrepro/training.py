@@ -117,6 +117,8 @@ class Finished:
     runs: Array
     test_accuracy: Array
     """The accuracy (R,) on the whole test set, in inference mode."""
+    validation_accuracy: Array | None
+    """The accuracy (R,) on the images held out from training, likewise; None if there are none."""
 
 
 Event = Measurement | Diverged | Finished
@@ -191,7 +193,7 @@ def train(spec: Specification, data: Dataset) -> Iterator[Event]:
         yield Diverged(spec.schedule.steps, group.runs[~healthy])
         group.keep(healthy)
     if group.seeds:
-        yield Finished(group.runs, measure.accuracy(group))
+        yield Finished(group.runs, measure.accuracy(group), measure.validation_accuracy(group))
 
 
 class Engine(ABC):
@@ -346,12 +348,17 @@ class _Probe:
         left = np.isin(runs_before, runs)
         return taps if left.all() else {name: tap[left] for name, tap in taps.items()}
 
+    def validation_accuracy(self, group: Group) -> Array | None:
+        """Measure the accuracy (R,) on the images held out from training, if there are any."""
+        held_out = self.data.validated()
+        return None if held_out is None else self.accuracy(group, data=held_out)
+
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def accuracy(self, group: Group, examples: int | None = None) -> Array:
-        """Measure the test accuracy (R,), with population statistics if the network asks for them."""
+    def accuracy(self, group: Group, examples: int | None = None, data: Dataset | None = None) -> Array:
+        """Measure the accuracy (R,) on test examples, of ``data`` if they are others, with population statistics if the network asks for them."""
         batches = self._population_batches()
         state = group.network.with_population_statistics(group.params, group.state, batches)
-        return evaluate(group.network, group.params, state, self.data, examples, self.spec.dtype)
+        return evaluate(group.network, group.params, state, data or self.data, examples, self.spec.dtype)
 
     def _population_batches(self) -> Iterator[Array]:
         """Yield mini-batches of the size trained on, from a stream that is the same for all runs."""
