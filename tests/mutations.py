@@ -432,6 +432,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M("True if low >= threshold", "True if found.value >= threshold", "test_analysis.py whole_interval"),
         M("if held and all(held)", "if any(held)", "test_analysis.py verdict_follows"),
     ],
+    "bnrepro/claims.py": [
+        M("if each in known)", ")", "test_claims.py order"),
+        M('each["id"] == claim.id', "True", "test_claims.py not_run"),
+        M("finding['holds'] is True", "finding['holds']", "test_claims.py reference_data"),
+        M("if begin and end", "if begin or end", "test_claims.py without_marks"),
+    ],
     "bnrepro/experiment.py": [
         M("if column not in measured", "if not measured", "test_experiments.py no_less_will_do"),
         M("for setting in settings):", "for setting in settings) and runs == []:", "test_experiment.py lack"),

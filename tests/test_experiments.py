@@ -136,11 +136,6 @@ def test_claims_are_sentences_of_which_a_figure_is_drawn_from_the_whole_sweep(na
         assert claim.findings(tables_of(name, "all"))
 
 
-def test_no_claim_belongs_to_two_experiments() -> None:
-    ids = [claim.id for name in SWEEPS for claim in experiment(name).claims]
-    assert len(ids) == len(set(ids))
-
-
 @every_experiment
 def test_nothing_is_pooled(name: str) -> None:
     shown = experiment(name)
