@@ -116,6 +116,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M("if op[X] in activated else op[X]", "if not op[X] else op[X]", "test_compiled.py one_step"),
         M("Diverged(begin + step,", "Diverged(step,", "test_compiled.py golden"),
         M("self.spec.lr_schedule(step) for", "self.spec.lr_schedule(0) for", "test_compiled.py leads_to_the_numbers"),
         M("drawn + step, (", "drawn, (", "test_compiled.py leads_to_the_numbers"),
@@ -135,6 +136,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M('f"dropout{i}"] = Dropout(dropout)', 'f"dropout{i}"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
         M('"dropout"] = Dropout(dropout)', '"dropout"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
         M("if other in self.weights][-1]", "if other in self.weights][0]", "test_diagnostics.py weights_before"),
+        M('if placement == "before" else', 'if placement != "before" else', "test_network.py where_they_are_asked_for"),
         M("need_dx=i > first", "need_dx=True", "test_network.py backward_stops"),
         M("padding=kernel // 2", "padding=0", "test_network.py cnn_stacks"),
         M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py keep_every_bit"),
@@ -205,7 +207,8 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/recipe.py": [
         M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
         M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
-        M("if norm else None, self.dropout", "if norm else None, self.dropout / 2", "test_recipe.py dropout"),
+        M("norms, self.dropout, self", "norms, self.dropout / 2, self", "test_recipe.py dropout"),
+        M("placement, self.bias", "placement, None", "test_recipe.py where_they_are_asked_for"),
         M("dtype=np.dtype(first.train.dtype)", 'dtype=np.dtype("float32")', "test_recipe.py dtype"),
         M("[run.lr for run in runs]", "[first.lr for run in runs]", "test_recipe.py its_own_rate"),
         M("[run.seed for run in runs]", "[first.seed for run in runs]", "test_recipe.py its_own_rate"),
