@@ -554,6 +554,21 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/__init__.py": [
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
     ],
+    "experiments/norms.py": [
+        M("if name == self.trained}", "}", "test_norms.py trains_the_part"),
+        M("slope * (x - mean)", "slope * x", "test_norms.py central_differences"),
+        M("counter=[0, 0, 0, drawn]", "counter=[0, 0, 0, 0]", "test_norms.py new_at_every_step"),
+        M("< self.batches", "<= self.batches", "test_norms.py frozen"),
+        M("r * grads[", "grads[", "test_norms.py batch_renorm"),
+        M("[self.begin, self.end], [0, 1]", "[0, self.end], [0, 1]", "test_norms.py limits_of_batch_renorm"),
+        M("var * ((m - 1) / m)", "var", "test_norms.py limits_of_batch_renorm"),
+        M("(*x.shape[:2], self.groups, -1)", "(*x.shape[:2], 1, -1)", "test_norms.py one_example"),
+        M("- 2 * self.alpha", "- self.alpha", "test_norms.py central_differences"),
+    ],
+    "experiments/rules.py": [
+        M("[*weights][:-1]", "[*weights]", "test_rules.py only_hidden"),
+        M("-2 * step - 1", "-2 * step", "test_rules.py decay_at"),
+    ],
     "experiments/wrong_layers.py": [
         M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),
         M(
