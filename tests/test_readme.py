@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import findings_of
 
 from bnrepro.analysis import Finding, Tables, estimate, rows
 from bnrepro.benchmark.contestants import ARMS, IMAGES
@@ -136,7 +137,7 @@ def spreads() -> pd.Series:
 def shifts() -> Sequence[Finding]:
     experiment = import_experiment("covariate_shift")
     assert experiment
-    return experiment.verdict(tables("covariate_shift"))
+    return findings_of(experiment, tables("covariate_shift"), "2.2", "+gradient_shift")
 
 
 TYPICAL, PAPERS = "typical", "the paper's"
