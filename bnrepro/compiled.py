@@ -337,6 +337,8 @@ def _steps(network: Network, in_shape: Shape) -> Iterator[tuple[str, Layer, _Ima
         if type(layer) not in OPERATIONS:
             known = ", ".join(kind.__name__ for kind in OPERATIONS)
             raise InputError(f"train.engine=compiled: takes the layers {known}, not {type(layer).__name__}")
+        if network.sources or (isinstance(layer, MaxPool2D | AvgPool2D) and layer.padding):
+            raise InputError("train.engine=compiled: takes no network with branches, and no pooling with padding")
         if isinstance(layer, BatchNorm) and x.flat and x.height * x.breadth > 1:
             raise InputError("train.engine=compiled: takes no BatchNorm of images that are flattened")
         _, _, in_shape = layer.init(rng, in_shape)

@@ -21,7 +21,7 @@ from .batchnorm import BatchNorm
 from .data import Dataset, Source
 from .diagnostics import ALWAYS, DIAGNOSTICS, Diagnostic
 from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
-from .network import Network, Placement, cnn, has_bias, mlp
+from .network import Network, Placement, cnn, has_bias, inception, mlp
 from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
@@ -146,7 +146,32 @@ class CNN(Model):
         return cnn(self.channels, self.kernel, classes, *self.parts())
 
 
-MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN}, base=Architecture)
+Width = Annotated[int, Field(ge=0, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inception(Model):
+    """A small Inception: ``model=inception``; :func:`bnrepro.network.inception` says what its widths are of."""
+
+    stem: Count
+    modules: Annotated[list[list[Width]], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check the names, and that each module has its six widths."""
+        super().__post_init__()
+        for widths in self.modules:
+            require(
+                len(widths) == 6 and all(widths[1:5]) and (widths[0] > 0) == (widths[5] > 0),
+                f"modules={self.modules}",
+                f"lists of six widths above 0, of which the first and the last may both be 0, not {widths}",
+            )
+
+    def build(self, classes: int) -> Network:
+        """Return the network of one run, with one logit per class."""
+        return inception(self.stem, self.modules, classes, *self.parts())
+
+
+MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN, "inception": Inception}, base=Architecture)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("dataset.binarize", "maybe", "must be a valid boolean"),
         ("dataset.root", "here", "no such key; known are binarize"),
         ("model", {}, "must be a group of settings with a name"),
-        ("model.name", "vgg", NAMES.format("mlp, cnn")),
+        ("model.name", "vgg", NAMES.format("mlp, cnn, inception")),
         ("model.hidden", [], "must have at least 1 item"),
         ("model.hidden", 100, "must be a valid list"),
         ("model.activation", "elu", NAMES.format("sigmoid, relu, tanh")),
@@ -115,7 +115,8 @@ INTEGERS = [found.key for found in declared_settings() if found.kind in (int, li
 @pytest.mark.parametrize("key", INTEGERS)
 def test_no_integer_is_larger_than_a_store_can_hold(key: str) -> None:
     """SQLite's integers have 64 bits; found out after training, all of it would be lost."""
-    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "lr_schedule.every": "lr_schedule=step"}
+    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "model.stem": "model=inception"}
+    groups["lr_schedule.every"] = "lr_schedule=step"
     large = 2**63 + 1
     value = f"[8,{large}]" if key in ("model.hidden", "model.channels") else large
     with pytest.raises(InputError) as error:
@@ -540,6 +541,15 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
     [
         (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
         (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        *(
+            (
+                ["model=inception", f"model.modules={given}"],
+                f"model.modules={given}: must be lists of six widths above 0",
+            )
+            for given in ("[[1, 1, 1, 1, 1]]", "[[1, 1, 1, 1, 1, 0]]", "[[0, 1, 1, 1, 1, 1]]", "[[1, 1, 0, 1, 1, 1]]")
+        ),
+        (["model=inception", "model.modules=[]"], "model.modules=[]: must "),
+        (["model=inception", "model.modules=[[1, 1, -1, 1, 1, 1]]"], "model.modules.0.2=-1: must be greater"),
         (
             ["dataset=mnist", "dataset.sha256=foo"],
             "dataset.sha256=foo: must be a valid list or be 'published', or null",

@@ -42,7 +42,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
+from bnrepro.network import Network, cnn, copy_tree, inception, mlp, select_runs, stack_runs
 from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=100)
@@ -240,6 +240,7 @@ NETWORKS = {
     "relu, batch norm, dropout": mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, 0.3),
     "cnn": cnn([2, 3], 3, 3, xavier, ReLU, None),
     "cnn, batch norm": cnn([2, 3], 3, 3, xavier, Sigmoid, BatchNorm),
+    "inception": inception(2, [[2, 1, 2, 1, 2, 1]], 3, xavier, ReLU, BatchNorm),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 each_mlp = pytest.mark.parametrize("network", list(NETWORKS.values())[:4], ids=list(NETWORKS)[:4])

@@ -79,7 +79,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("dataset=cifar", "dataset=cifar: must be one of digits, fashion_mnist, mnist", nothing),
     ("+sweep=foo", "sweep=foo: must be one of batch_size, covariate_shift, figure1, ", nothing),
     ("optimizer=foo", "optimizer=foo: must be one of adagrad, momentum, sgd", nothing),
-    ("model=foo", "model=foo: must be one of cnn, mlp", nothing),
+    ("model=foo", "model=foo: must be one of cnn, inception, mlp", nothing),
     ("compute=foo", "compute=foo: must be one of dask, inline, local", nothing),
     ("--multirun dataset=digits,foo", "dataset=foo: must be one of digits, fashion_mnist, mnist", nothing),
     ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
