@@ -74,7 +74,6 @@ class Dataset:
         flat: FloatArray = np.matmul(x.reshape(*x.shape[:-3], -1), _whitening(self, np.dtype(dtype)))
         return flat.reshape(x.shape)
 
-
     def validated(self) -> Dataset | None:
         """Return a data set to test on the images held out, if there are any."""
         if self.validation is None:

@@ -171,8 +171,9 @@ def software() -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Return all but the code that can matter to the bits of a result, as this process has it.
 
-    Versions, that of Numba once it is imported; the machine by name and model; the instruction sets that NumPy found besides its baseline; and the BLAS that NumPy runs on: its name and
-    version, its kernel and its threads in force.
+    Versions, that of Numba once it is imported; the machine's name and its processor's; the instruction sets that NumPy
+    found besides its baseline; and the BLAS that NumPy runs on: its name and version, its kernel and its threads in
+    force.
     """
     found = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     # SciPy brings an OpenBLAS of its own; NumPy's is the one that products go through.

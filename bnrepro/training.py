@@ -355,7 +355,7 @@ class _Probe:
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def accuracy(self, group: Group, examples: int | None = None, data: Dataset | None = None) -> Array:
-        """Measure the accuracy (R,) on test examples, of ``data`` if they are others, with population statistics if the network asks for them."""
+        """Measure the test accuracy (R,), on other data if given, with population statistics if the network asks so."""
         batches = self._population_batches()
         state = group.network.with_population_statistics(group.params, group.state, batches)
         return evaluate(group.network, group.params, state, data or self.data, examples, self.spec.dtype)

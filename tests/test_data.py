@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrepro.data import Dataset, Inputs, fitted, minibatches
+from bnrepro.data import Dataset, Inputs, divided, fitted, minibatches
+from bnrepro.datasets import Digits
 from bnrepro.errors import InputError
 
 
@@ -94,6 +96,65 @@ def test_sums_behind_inputs_are_exact() -> None:
 def test_raw_inputs_take_the_data_set_as_it_is() -> None:
     data = images_of(random_images(1))
     assert fitted(data, "raw") is data
+
+
+def labelled(labels: list[int]) -> Dataset:
+    """One pixel for each label, which is the number of the example."""
+    images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    return replace(images_of(images), train_labels=np.array(labels, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("train_examples", "validation", "kept", "held_out"),
+    [
+        (None, 0, [0, 1, 2, 3, 4, 5, 6, 7], None),
+        (8, 0, [0, 1, 2, 3, 4, 5, 6, 7], None),
+        (3, 0, [0, 3, 4], None),  # the first of class 0, 1 and 2, and no other has had a turn
+        (5, 0, [0, 1, 3, 4, 5], None),
+        (None, 3, [1, 2, 5, 6, 7], [0, 3, 4]),
+        (2, 3, [1, 5], [0, 3, 4]),
+        (None, 7, [7], [0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_classes_take_turns_in_what_is_held_out_and_what_is_trained_on(
+    train_examples: int | None, validation: int, kept: list[int], held_out: list[int] | None
+) -> None:
+    data = labelled([2, 2, 2, 0, 1, 0, 2, 2])  # the turns: 3 4 0, 5 1, 2, 6, 7
+    found = divided(data, train_examples, validation)
+    assert found.train_images.ravel().tolist() == kept
+    np.testing.assert_array_equal(found.train_labels, data.train_labels[kept])
+    assert (found is data) == (held_out is None and len(kept) == 8)
+    held = found.validated()
+    assert (held is None) == (held_out is None)
+    if held is not None:
+        assert held.test_images.ravel().tolist() == held_out
+        np.testing.assert_array_equal(held.test_labels, data.train_labels[held_out])
+
+
+@pytest.mark.parametrize(
+    ("train_examples", "validation", "problem"),
+    [
+        (9, 0, "dataset.train_examples=9: must be at most 8, the training images"),
+        (6, 3, "dataset.train_examples=6: must be at most 5, the training images, 3 of 8 being held out"),
+        (None, 8, "dataset.validation=8: must be less than 8, the training images"),
+    ],
+)
+def test_more_images_than_there_are(train_examples: int | None, validation: int, problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        divided(labelled([2, 2, 2, 0, 1, 0, 2, 2]), train_examples, validation)
+    assert str(error.value) == problem
+
+
+def test_inputs_are_fitted_to_what_is_trained_on() -> None:
+    data = Digits(binarize=False, inputs="centred", train_examples=500, validation=200).load()
+    assert data.mean is not None
+    assert data.validation is not None
+    np.testing.assert_allclose(data.mean, data.train_images.mean(axis=0), atol=1e-12)
+    assert (len(data.train_labels), len(data.validation[1]), len(data.test_labels)) == (500, 200, 355)
+    counts = np.bincount(data.train_labels), np.bincount(data.validation[1])
+    assert [count.tolist() for count in counts] == [[50] * 10, [20] * 10]
+    whole = {image.tobytes() for image in Digits(binarize=False).load().train_images}
+    assert {image.tobytes() for image in data.train_images} | {image.tobytes() for image in data.validation[0]} < whole
 
 
 @given(data=st.data(), examples=st.integers(1, 60), seed=st.integers(0, 2**32))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import resource
@@ -24,7 +25,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import a_run, assert_same_results, part_of, query
+from runs import a_run, assert_same_results, part_of, query, without_added
 
 import bnrepro
 from bnrepro import store as module
@@ -348,11 +349,18 @@ def old_store(store: Store) -> Path:
     """The file of a store as schema 2 had it: ids are digests of all settings, with the norm's own defaults."""
     store.add(RunResult(a_run(changes), curves=[{"step": 0, "train_loss": 0.5}]) for changes in OLD_RUNS)
     for run_id, config in query(store.path, "SELECT run_id, config FROM runs"):
-        config = config.replace('"engine": "numpy", ', "")  # there was no choice
+        config = json.dumps(without_added(json.loads(config)), sort_keys=True)  # there was no choice
         old = hashlib.sha256(config.encode()).hexdigest()[:16]
         query(store.path, f"UPDATE runs SET run_id = '{old}', config = '{config}' WHERE run_id = '{run_id}'")
-    query(store.path, "PRAGMA user_version = 2")
+    make_old(store.path)
     return store.path
+
+
+def make_old(file: Path) -> None:
+    """Make a store, but for its ids, one of schema 2."""
+    for column in ("validation_accuracy", "cpu", "host", "numba"):
+        query(file, f"ALTER TABLE runs DROP COLUMN {column}")
+    query(file, "PRAGMA user_version = 2")
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -363,7 +371,7 @@ def test_a_store_of_the_schema_before_is_migrated_on_opening(old_store: Path, cr
     assert store.finished() == {(run.run_id, run.code) for run in runs}
     assert len(store.load(runs).curves) == len(runs)
     assert query(old_store, "SELECT run, status, config, code FROM runs ORDER BY run") == before
-    assert query(old_store, "PRAGMA user_version") == [(3,)]
+    assert query(old_store, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
     assert [path.name for path in old_store.parent.iterdir()] == [FILE]
     assert Store(old_store.parent).finished() == store.finished()
 
@@ -397,7 +405,7 @@ def test_a_store_migrated_by_many_at_once_is_migrated_once(old_store: Path) -> N
 
 def test_an_old_store_that_cannot_be_written_is_named(old_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"of schema 2, and can't be written to be brought to 3$"):
+    with pytest.raises(InputError, match=r"of schema 2, and can't be written to be brought to 4$"):
         Store(old_store.parent)
 
 
@@ -881,9 +889,9 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another application id": (lambda file: a_foreign_database(file, 1), "not a store of bnrepro"),
     "an older schema": (
         lambda file: a_foreign_database(file, APPLICATION_ID, 1),
-        r"schema 1, this version of bnrepro reads and writes 3; name another results_dir$",
+        r"schema 1, this version of bnrepro reads and writes 4; name another results_dir$",
     ),
-    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 4, "),
+    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 5, "),
     "garbage": (lambda file: file.write_bytes(bytes(range(256)) * 40), "not a database"),
     "text": (lambda file: file.write_text("run_id,lr\n"), "not a database"),
     "half of a store": (lambda file: a_truncated_store(file, 0.5), "malformed"),
@@ -966,7 +974,7 @@ def test_settings_that_are_of_no_run_are_of_none_that_is_verified(store: Store, 
     query(store.path, f"UPDATE runs SET config = '{config}'")
     with pytest.raises(InputError, match="no finished run of the code in place"):
         verify(store.path.parent, 1, Inline(group_size=None), {"name": "digits", "binarize": False})
-    query(store.path, "PRAGMA user_version = 2")
+    make_old(store.path)
     assert len(Store(store.path.parent).settings()) == 1
 
 
