@@ -547,18 +547,33 @@ class Compiled(Engine):
             factors = np.array([self.spec.lr_schedule(step) for step in steps])
             done = np.zeros(len(group.seeds), int)
             for seed in dict.fromkeys(group.seeds):
-                batches = np.stack([next(self.streams[seed]) for _ in steps])
-                of_pixels = self.plan.by_pixel(self.of_images, batches)
+                batches = self._batches(seed, len(steps))
                 for run in (i for i, own in enumerate(group.seeds) if own == seed):
                     lr = (float(group.lr[run]) * factors).astype(F)
-                    done[run] = self._train(group, run, lr, batches, of_pixels)
+                    done[run] = self._train(group, run, lr, batches)
             for step in sorted({*done[done < len(steps)].tolist()}):
                 yield Diverged(begin + step, group.runs[done == step])
             group.keep(done == len(steps))
             if not group.seeds:
                 return
 
-    def _train(self, group: Group, run: int, lr: Array, batches: IntArray, of_pixels: Sparse) -> int:
+    def _batches(self, seed: int, steps: int) -> dict[str, Any]:
+        """Return the next mini-batches of a seed: indices into images, as they are or changed, and their labels."""
+        labels = np.asarray(self.data.train_labels)
+        if not self.data.augmentation:
+            batches = np.stack([next(self.streams[seed]) for _ in range(steps)])
+            lists = {"of_images": self.of_images, "of_pixels": self.plan.by_pixel(self.of_images, batches)}
+            return {"images": self.images, "labels": labels, "batches": batches} | lists
+        drawn, images = (
+            np.concatenate(arrays) for arrays in zip(*(self.draw(seed) for _ in range(steps)), strict=True)
+        )
+        return {
+            "images": _as_rows(images),
+            "labels": labels[drawn],
+            "batches": np.arange(len(drawn)).reshape(steps, -1),
+        }
+
+    def _train(self, group: Group, run: int, lr: Array, batches: Mapping[str, Any]) -> int:
         plan, arena = self.plan, self.arena
         remembered = plan.params if group.optimizer_state else []
         plan.put(plan.params, arena, group.params, run)
@@ -571,18 +586,14 @@ class Compiled(Engine):
             optimizer=OPTIMIZERS[type(self.spec.optimizer)],
             hyper=self.hyper,
             lr=lr,
-            losses=np.empty(len(batches), F),
-            images=self.images,
-            labels=np.asarray(self.data.train_labels),
-            batches=batches,
-            masks=plan.masks(group.state, run, len(batches)),
-            of_images=self.of_images,
-            of_pixels=of_pixels,
+            losses=np.empty(len(lr), F),
+            masks=plan.masks(group.state, run, len(lr)),
+            **batches,
             mean=self.affine[0],
             scale=self.affine[1],
         )
         plan.get(plan.params, arena, group.params, run)
         plan.get(plan.state, arena, group.state, run)
         plan.get(remembered, arena, group.optimizer_state, run, moved=2 * plan.gradients)
-        plan.count_masks(group.state, run, len(batches))
+        plan.count_masks(group.state, run, len(lr))
         return done

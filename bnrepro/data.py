@@ -23,9 +23,13 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
 Inputs = Literal["raw", "centred", "standardised", "whitened"]
+Augmentation = Literal["crop", "flip"]
+Order = Literal["reshuffled", "fixed", "replacement"]
 
 WHITENING_EPSILON = 0.01
 """The share of the mean variance of a pixel that is added to every eigenvalue before pixels are whitened."""
+CROPPED = 8
+"""The share of a side by which images are moved at most, as a divisor: by 4 pixels of 32, as is usual on CIFAR-10."""
 AT_ONCE = 1024
 """The images that are converted at once where all are needed."""
 
@@ -44,6 +48,7 @@ class Dataset:
         mean: what is subtracted from pixels first, likewise; None for nothing.
         whitening: (C H W, C H W), the symmetric matrix that pixels are multiplied by at last; None for none.
         validation: images and labels that are held out from training, as those to test on; None if none are.
+        augmentation: what is done to the images of every mini-batch that is trained on, by :func:`augmented`.
     """
 
     train_images: ByteArray
@@ -55,6 +60,7 @@ class Dataset:
     mean: FloatArray | None = None
     whitening: FloatArray | None = None
     validation: tuple[ByteArray, ByteArray] | None = None
+    augmentation: tuple[Augmentation, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -240,16 +246,38 @@ def labelled_images(arrays: Sequence[ByteArray], maximum: int, *, binarize: bool
     )
 
 
-def minibatches(examples: int, batch_size: int, seed: int | np.random.SeedSequence) -> Iterator[IntArray]:
-    """Return an endless stream of mini-batches, drawn without replacement within an epoch.
+def augmented(images: ByteArray, kinds: Sequence[Augmentation], rng: np.random.Generator) -> ByteArray:
+    """Return images (N, C, H, W), each changed at random as training on more images would have it.
 
-    Every epoch is a fresh permutation cut into ``examples // batch_size`` mini-batches; the remainder of
+    - flip: mirrored left to right, with probability ½.
+    - crop: moved up or down, and left or right, by up to an eighth of its side, with 0 where nothing was.
+    """
+    if "flip" in kinds:
+        images = np.where(rng.random(len(images))[:, None, None, None] < 0.5, images[..., ::-1], images)
+    if "crop" in kinds:
+        count, _, height, width = images.shape
+        most = height // CROPPED, width // CROPPED
+        padded = np.pad(images, ((0, 0), (0, 0), *((n, n) for n in most)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+        down, right = (rng.integers(0, 2 * n + 1, count) for n in most)
+        images = windows[np.arange(count), :, down, right]
+    return images
+
+
+def minibatches(
+    examples: int, batch_size: int, seed: int | np.random.SeedSequence, order: Order = "reshuffled"
+) -> Iterator[IntArray]:
+    """Return an endless stream of mini-batches, drawn without replacement within an epoch unless order says so.
+
+    Every epoch is a permutation cut into ``examples // batch_size`` mini-batches; the remainder of
     the epoch is left out, so that every mini-batch has the same size.
 
     Args:
         examples: number of training examples N.
         batch_size: examples per mini-batch.
         seed: the stream is the same for the same seed.
+        order: "reshuffled", a fresh permutation in every epoch; "fixed", the first one again and again: the same
+            mini-batches in the same order; "replacement", no epochs: each example is drawn from all.
 
     Returns:
         Iterator over arrays of (batch_size,) indices from 0 to N - 1.
@@ -263,7 +291,12 @@ def minibatches(examples: int, batch_size: int, seed: int | np.random.SeedSequen
 
     def stream() -> Iterator[IntArray]:
         used = examples - examples % batch_size
+        while order == "replacement":
+            yield rng.integers(0, examples, batch_size)
+        epoch = rng.permutation(examples)
         while True:
-            yield from rng.permutation(examples)[:used].reshape(-1, batch_size)
+            yield from epoch[:used].reshape(-1, batch_size)
+            if order == "reshuffled":
+                epoch = rng.permutation(examples)
 
     return stream()

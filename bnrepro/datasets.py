@@ -15,7 +15,7 @@ import tarfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +23,17 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from .data import ByteArray, Dataset, Inputs, Source, divided, every_fifth_of_a_class, fitted, labelled_images
+from .data import (
+    Augmentation,
+    ByteArray,
+    Dataset,
+    Inputs,
+    Source,
+    divided,
+    every_fifth_of_a_class,
+    fitted,
+    labelled_images,
+)
 from .errors import InputError
 from .settings import Setting, Table
 
@@ -74,17 +84,24 @@ class Images(Source):
         inputs: pixels from 0 to 1 as they are, or normalised by :func:`bnrepro.data.fitted`.
         train_examples: how many of the training images are trained on, by :func:`bnrepro.data.divided`; None for all.
         validation: how many of the training images are held out, likewise, and the accuracy measured on in the end.
+        augmentation: what is done to the images of a mini-batch, by :func:`bnrepro.data.augmented`.
     """
 
     binarize: bool
     inputs: Inputs = "raw"
     train_examples: Annotated[int, Field(gt=0, strict=True)] | None = None
     validation: Annotated[int, Field(ge=0, strict=True)] = 0
+    augmentation: list[Augmentation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Sort what is done to images, which has an order of its own."""
+        object.__setattr__(self, "augmentation", sorted({*self.augmentation}))
 
     def prepared(self, arrays: Sequence[ByteArray], maximum: int) -> Dataset:
         """Return the data set that :func:`bnrepro.data.labelled_images` makes of arrays, as the settings have it."""
         data = labelled_images(arrays, maximum, binarize=self.binarize)
-        return fitted(divided(data, self.train_examples, self.validation), self.inputs)
+        fewer = divided(data, self.train_examples, self.validation)
+        return replace(fitted(fewer, self.inputs), augmentation=tuple(self.augmentation))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, minibatches
+from .data import ByteArray, Dataset, IntArray, Order, augmented, minibatches
 from .diagnostics import Diagnostic, Level, Snapshot, gradient_norm, read
 from .errors import InputError
 from .layers import Array, Arrays
@@ -42,6 +42,7 @@ class Schedule:
         probe_examples: size of the fixed batch of training examples on which the loss, the gradient and the
             pre-activations are measured, with normalisation in training mode.
         eval_examples: test examples on which the accuracy is measured on the way; the final one takes all.
+        order: how examples are put into mini-batches, by :func:`bnrepro.data.minibatches`.
     """
 
     steps: int
@@ -49,6 +50,8 @@ class Schedule:
     measurements: int
     probe_examples: int
     eval_examples: int
+    _: KW_ONLY
+    order: Order = "reshuffled"
 
     @property
     def measured_steps(self) -> list[int]:
@@ -205,10 +208,20 @@ class Engine(ABC):
         """Begin the streams of mini-batches, one of each seed."""
         self.spec, self.data = spec, data
         self.network = spec.networks[0]
-        self.streams = {}
+        self.streams, self._augmenting = {}, {}
+        size, order = spec.schedule.batch_size, spec.schedule.order
         for seed in spec.seeds:
-            _, batch_seed = np.random.SeedSequence(seed).spawn(2)
-            self.streams[seed] = minibatches(len(data.train_labels), spec.schedule.batch_size, batch_seed)
+            _, batch_seed, image_seed = np.random.SeedSequence(seed).spawn(3)
+            self.streams[seed] = minibatches(len(data.train_labels), size, batch_seed, order)
+            self._augmenting[seed] = np.random.default_rng(image_seed)
+
+    def draw(self, seed: int) -> tuple[IntArray, ByteArray]:
+        """Return the next mini-batch of a seed: the indices of its examples, and their images."""
+        batch = next(self.streams[seed])
+        images = self.data.train_images.take(batch, axis=0)
+        if self.data.augmentation:
+            images = augmented(images, self.data.augmentation, self._augmenting[seed])
+        return batch, images
 
     @staticmethod
     @abstractmethod
@@ -261,7 +274,7 @@ class LockStep(Engine):
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
         """Train step by step."""
         for step in range(start, stop):
-            drawn = {seed: next(self.streams[seed]) for seed in dict.fromkeys(group.seeds)}
+            drawn = {seed: self.draw(seed) for seed in dict.fromkeys(group.seeds)}
             diverged = self._step(group, drawn, self.spec.lr_schedule(step))
             if diverged is not None:
                 yield Diverged(step, diverged)
@@ -269,12 +282,12 @@ class LockStep(Engine):
                     return
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def _step(self, group: Group, drawn: dict[int, Array], lr_factor: float) -> Array | None:
+    def _step(self, group: Group, drawn: dict[int, tuple[IntArray, ByteArray]], lr_factor: float) -> Array | None:
         """Update all runs but those that diverge here, whose indices are returned."""
         # One seed, one mini-batch: it is converted once and broadcast along the run axis.
-        (batch, *others) = drawn.values()
-        batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
-        x = self.data.inputs(self.data.train_images.take(batch, axis=0), group.lr.dtype)
+        of_runs = [drawn[seed] for seed in group.seeds] if len(drawn) > 1 else [*drawn.values()]
+        batch, images = (np.stack(arrays) for arrays in zip(*of_runs, strict=True))
+        x = self.data.inputs(images, group.lr.dtype)
         logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
         loss, dlogits = group.network.loss(logits, self.one_hot.take(batch, axis=0))
         healthy = loss <= DIVERGED_LOSS  # False for NaN

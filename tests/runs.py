@@ -38,13 +38,15 @@ def a_run(changes: Mapping[str, Any] | None = None, *overrides: str) -> RunConfi
     return RunConfig.parse(settings(changes, *overrides))
 
 
-ADDED = {
+ADDED: Mapping[str, Any] = {
     "train.engine": "numpy",
     "model.placement": "before",
     "model.bias": None,
     "dataset.inputs": "raw",
     "dataset.train_examples": None,
     "dataset.validation": 0,
+    "dataset.augmentation": [],
+    "train.order": "reshuffled",
 }
 """The settings that have a default in their class, which leaves them out of ids; but for those of norms."""
 

@@ -24,7 +24,7 @@ from test_golden import FEW, ROWS, assert_numbers, stored, words_of
 
 from bnrepro import compiled, kernels, training
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Dataset, Inputs, fitted
+from bnrepro.data import Augmentation, Dataset, Inputs, fitted
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.layers import (
@@ -110,6 +110,7 @@ class Case:
     measurements: int = 3
     channels: int = 1
     inputs: Inputs = "raw"
+    augmentation: tuple[Augmentation, ...] = ()
     layers: tuple[Layer, ...] = ()
     """The layers of a network of images; empty for fully connected ones."""
 
@@ -130,7 +131,8 @@ class Case:
         arrays = images.astype(np.uint8), labels, images[:70].astype(np.uint8), labels[:70]
         for array in arrays:
             array.flags.writeable = False  # like the memory maps that workers share
-        return fitted(Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1), self.inputs)
+        data = Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1, augmentation=self.augmentation)
+        return fitted(data, self.inputs)
 
     def specification(self, engine: Any, dtype: str = "float32", runs: slice = slice(None)) -> Specification:
         """What is trained."""
@@ -264,6 +266,14 @@ def test_prepared_images_are_those_of_numpy_to_rounding(
     assert_equal_to_rounding(Case(layers=layers, inputs=inputs, channels=channels, grey=True, diagnostics=()))
 
 
+@pytest.mark.parametrize("layers", [(), (of_images(channels=5, kernel=3, padding=1), ReLU(), MaxPool2D(2))])
+def test_augmented_images_are_those_of_numpy_to_rounding(layers: tuple[Layer, ...]) -> None:
+    """After several steps, so that each must have its own images and labels."""
+    case = Case(layers=layers, augmentation=("crop", "flip"), side=8, steps=5, diagnostics=())
+    assert_equal_to_rounding(case)
+    assert digest(case.events()) != digest(dataclasses.replace(case, augmentation=()).events())
+
+
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
 def test_a_command_line_leads_to_the_numbers(stored: Callable[[str], Any], row: tuple[str, ...]) -> None:
     results, expected = stored(f"{words_of(row)} train.engine=compiled"), GoldenRun(words_of(row)).train()
@@ -305,6 +315,7 @@ CASES = {
     ),
     "wide": Case(norm=BatchNorm, hidden=(130, 300), batch=60, side=28, density=0.13, steps=3),
     "standardised": Case(grey=True, steps=20, inputs="standardised"),
+    "augmented": Case(steps=20, augmentation=("crop", "flip"), side=8, seeds=(0, 0)),
     "images": Case(
         layers=(
             of_images(channels=16, kernel=3, padding=1, bias=False), BatchNorm(), ReLU(), MaxPool2D(2),

@@ -190,6 +190,8 @@ LEAVES: dict[str, Any] = {
     "dataset.inputs": "centred",
     "dataset.train_examples": 300,
     "dataset.validation": 30,
+    "dataset.augmentation": ["flip"],
+    "train.order": "fixed",
     "model.name": "bnrepro.recipe.MLP",
     "model.hidden": [8, 8],
     "model.activation": "relu",
@@ -257,6 +259,7 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"model.init.scheme": "he", "model.init.std": 0.1}, {"model.init.scheme": "he", "model.init.std": None}),
         ({"model.init.scheme": "xavier", "model.init.std": 0.1}, {"model.init.scheme": "xavier", "model.init.std": 9}),
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
+        ({"dataset.augmentation": ["flip", "crop", "flip"]}, {"dataset.augmentation": ["crop", "flip"]}),
         ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
         ({}, {"model.placement": "after"}),  # or to be placed

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrepro.data import Dataset, Inputs, divided, fitted, minibatches
+from bnrepro.data import Augmentation, Dataset, Inputs, Order, augmented, divided, fitted, minibatches
 from bnrepro.datasets import Digits
 from bnrepro.errors import InputError
 
@@ -181,6 +181,65 @@ def test_minibatches_differ_between_epochs_and_seeds() -> None:
     assert not np.array_equal(first, second)
     assert not np.array_equal(first[:20], next(minibatches(60, 20, 2)))
     np.testing.assert_array_equal(first[:20], next(minibatches(60, 20, 1)))
+
+
+def test_a_fixed_order_repeats_the_first_epoch() -> None:
+    orders: list[Order] = ["fixed", "reshuffled"]
+    fixed, reshuffled = (list(itertools.islice(minibatches(7, 2, 3, order), 7)) for order in orders)
+    np.testing.assert_array_equal(fixed[:3], reshuffled[:3])
+    np.testing.assert_array_equal(fixed[3:6], fixed[:3])
+    np.testing.assert_array_equal(fixed[6], fixed[0])
+    assert not np.array_equal(fixed[3:6], reshuffled[3:6])
+
+
+def test_with_replacement_an_example_comes_at_any_time() -> None:
+    """Twice in a mini-batch, too, and all of them equally often."""
+    batches = np.stack(list(itertools.islice(minibatches(5, 4, 0, "replacement"), 2000)))
+    assert batches.shape == (2000, 4)
+    np.testing.assert_allclose(np.bincount(batches.ravel()) / 8000, 0.2, atol=0.02)
+    alike = np.mean([len({*batch}) < 4 for batch in batches.tolist()])
+    assert alike == pytest.approx(1 - 5 * 4 * 3 * 2 / 5**4, abs=0.04)
+
+
+def numbered(count: int, height: int = 16, width: int = 24) -> Any:
+    """Images of three channels all of whose pixels differ, none of them 0."""
+    one = np.random.default_rng(0).permutation(height * width * 3) % 255 + 1
+    return np.tile(one.reshape(3, height, width).astype(np.uint8), (count, 1, 1, 1))
+
+
+def test_flipped_images() -> None:
+    """About half of them, each left to right."""
+    images = numbered(400)
+    found = augmented(images, ["flip"], np.random.default_rng(1))
+    flipped = (found == images[..., ::-1]).all(axis=(1, 2, 3))
+    assert ((found == images).all(axis=(1, 2, 3)) ^ flipped).all()
+    assert 150 < flipped.sum() < 250
+    assert (found.dtype, found.shape) == (np.dtype(np.uint8), images.shape)
+
+
+def test_cropped_images() -> None:
+    """Moved by up to an eighth of each side, all ways alike, with 0 where nothing was."""
+    images = numbered(2000)
+    found = augmented(images, ["crop"], np.random.default_rng(1))
+    seen = {}
+    for down, right in itertools.product(range(-2, 3), range(-3, 4)):
+        moved = np.roll(images[0], (down, right), axis=(1, 2))
+        moved[:, : max(down, 0)] = 0
+        moved[:, 16 + min(down, 0) :] = 0
+        moved[:, :, : max(right, 0)] = 0
+        moved[:, :, 24 + min(right, 0) :] = 0
+        seen[down, right] = moved
+    counts = [int((found == moved).all(axis=(1, 2, 3)).sum()) for moved in seen.values()]
+    assert sum(counts) == 2000
+    assert min(counts) > 2000 / 35 / 2
+
+
+@pytest.mark.parametrize("kinds", [["flip"], ["crop"], ["crop", "flip"]])
+def test_augmentation_is_seeded(kinds: list[Augmentation]) -> None:
+    images = numbered(30)
+    one, same, other = (augmented(images, kinds, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 def test_remainder_varies_from_epoch_to_epoch() -> None:

@@ -265,7 +265,12 @@ def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(
     assert [run.bits() for run in pair] == [together[3].bits(), together[1].bits()]
 
 
-PREPARED = {"whitened": {"data": fitted(DATA, "whitened")}}
+PREPARED: dict[str, dict[str, Any]] = {
+    "whitened": {"data": fitted(DATA, "whitened")},
+    "augmented": {"data": replace(DATA, augmentation=("flip",))},
+    "fixed": {"schedule": replace(SCHEDULE, order="fixed")},
+    "with replacement": {"schedule": replace(SCHEDULE, order="replacement")},
+}
 
 
 @pytest.mark.parametrize("changes", PREPARED.values(), ids=PREPARED)
