@@ -21,7 +21,7 @@ from .batchnorm import BatchNorm
 from .data import Dataset, Source
 from .diagnostics import ALWAYS, DIAGNOSTICS, Diagnostic
 from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
-from .network import Network, cnn, mlp
+from .network import Network, Placement, cnn, has_bias, inception, mlp
 from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
@@ -84,11 +84,18 @@ class Model(Architecture):
     norm_options: Annotated[dict[str, Any], Setting(described_by="normalization")]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     init: Annotated[Init, Setting(per_run=True)]
+    placement: Placement = "before"
+    bias: bool | None = None
+    """Whether hidden layers have a bias b; None: unless a norm, whose β takes its place, follows at once."""
 
     def __post_init__(self) -> None:
-        """Check that activation and norm are known."""
+        """Check that activation and norm are known; give placement and bias the one spelling that a network has."""
         ACTIVATIONS.resolve(self.activation, "activation")
-        NORMS.resolve(self.norm, "norm")
+        norm = NORMS.resolve(self.norm, "norm")
+        if norm is None:
+            object.__setattr__(self, "placement", "before")
+        if self.bias == has_bias(norm, self.placement):
+            object.__setattr__(self, "bias", None)
 
     @functools.cached_property
     def normalization(self) -> Norm | None:
@@ -96,11 +103,14 @@ class Model(Architecture):
         norm = NORMS.resolve(self.norm, "norm")
         return norm(**self.norm_options) if norm else None
 
-    def parts(self) -> tuple[Initializer, Callable[[], Nonlinearity], Callable[[], Norm] | None, float]:
-        """Return initializer, nonlinearity, norm and dropout, as the builders of networks take them."""
+    def parts(
+        self,
+    ) -> tuple[Initializer, Callable[[], Nonlinearity], Callable[[], Norm] | None, float, Placement, bool | None]:
+        """Return initializer, nonlinearity, norm, dropout, placement and bias, as builders of networks take them."""
         norm = self.normalization
         nonlinearity = ACTIVATIONS.resolve(self.activation, "activation")
-        return self.init.build(), nonlinearity, (lambda: norm) if norm else None, self.dropout
+        norms = (lambda: norm) if norm else None
+        return self.init.build(), nonlinearity, norms, self.dropout, self.placement, self.bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +146,32 @@ class CNN(Model):
         return cnn(self.channels, self.kernel, classes, *self.parts())
 
 
-MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN}, base=Architecture)
+Width = Annotated[int, Field(ge=0, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inception(Model):
+    """A small Inception: ``model=inception``; :func:`bnrepro.network.inception` says what its widths are of."""
+
+    stem: Count
+    modules: Annotated[list[list[Width]], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check the names, and that each module has its six widths."""
+        super().__post_init__()
+        for widths in self.modules:
+            require(
+                len(widths) == 6 and all(widths[1:5]) and (widths[0] > 0) == (widths[5] > 0),
+                f"modules={self.modules}",
+                f"lists of six widths above 0, of which the first and the last may both be 0, not {widths}",
+            )
+
+    def build(self, classes: int) -> Network:
+        """Return the network of one run, with one logit per class."""
+        return inception(self.stem, self.modules, classes, *self.parts())
+
+
+MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN, "inception": Inception}, base=Architecture)
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,12 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("optimizer.momentum", 0.9, "no such key"),
         ("optimizer", 3, "must be a group of settings with a name"),
         ("dataset", "digits", "must be a group of settings with a name"),
-        ("dataset.name", "cifar", NAMES.format("digits, mnist, fashion_mnist")),
-        ("dataset.name", [1], NAMES.format("digits, mnist, fashion_mnist")),
+        ("dataset.name", "cifar", NAMES.format("digits, mnist, fashion_mnist, cifar10")),
+        ("dataset.name", [1], NAMES.format("digits, mnist, fashion_mnist, cifar10")),
         ("dataset.binarize", "maybe", "must be a valid boolean"),
         ("dataset.root", "here", "no such key; known are binarize"),
         ("model", {}, "must be a group of settings with a name"),
-        ("model.name", "vgg", NAMES.format("mlp, cnn")),
+        ("model.name", "vgg", NAMES.format("mlp, cnn, inception")),
         ("model.hidden", [], "must have at least 1 item"),
         ("model.hidden", 100, "must be a valid list"),
         ("model.activation", "elu", NAMES.format("sigmoid, relu, tanh")),
@@ -73,7 +73,11 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("model.activation", None, "must be a valid string"),
         ("model.norm", "layer", NAMES.format("none, batch")),
         ("model.norm", "json.dumps", "must be a dataclass"),
-        ("model.width", 3, "no such key; known are activation, norm, norm_options, dropout, init, hidden"),
+        (
+            "model.width",
+            3,
+            "no such key; known are activation, norm, norm_options, dropout, init, placement, bias, hidden",
+        ),
         ("model.init.scheme", "lecun", NAMES.format("normal, xavier, he")),
         ("model.init.std", 0, "must be greater than 0"),
         ("model.init.std", None, "scheme normal needs one above 0"),
@@ -111,7 +115,8 @@ INTEGERS = [found.key for found in declared_settings() if found.kind in (int, li
 @pytest.mark.parametrize("key", INTEGERS)
 def test_no_integer_is_larger_than_a_store_can_hold(key: str) -> None:
     """SQLite's integers have 64 bits; found out after training, all of it would be lost."""
-    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "lr_schedule.every": "lr_schedule=step"}
+    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "model.stem": "model=inception"}
+    groups["lr_schedule.every"] = "lr_schedule=step"
     large = 2**63 + 1
     value = f"[8,{large}]" if key in ("model.hidden", "model.channels") else large
     with pytest.raises(InputError) as error:
@@ -192,6 +197,8 @@ LEAVES: dict[str, Any] = {
     "model.dropout": 0.5,
     "model.init.scheme": "he",
     "model.init.std": 0.2,
+    "model.placement": "after",
+    "model.bias": True,
     "optimizer.name": "bnrepro.optim.Momentum",
     "optimizer.lr": 0.2,
     "optimizer.momentum": 0.5,
@@ -249,6 +256,10 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
         ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
+        ({}, {"model.placement": "after"}),  # or to be placed
+        ({}, {"model.bias": True}),
+        (BATCH, BATCH | {"model.bias": False}),
+        (BATCH | {"model.placement": "after"}, BATCH | {"model.placement": "after", "model.bias": "true"}),
         (BATCH, BATCH | {"model.norm_options": {"eps": 1e-5, "momentum": 0.9}}),
         (BATCH, BATCH | {"model.norm_options": {"momentum": 0.9}}),
         (BATCH | {"model.norm_options": {"eps": 1}}, BATCH | {"model.norm_options": {"eps": 1.0}}),
@@ -311,6 +322,8 @@ def test_ids_are_stable() -> None:
             "norm_options": {},
             "dropout": 0.0,
             "init": {"scheme": "normal", "std": 0.1},
+            "placement": "before",
+            "bias": None,
         },
         "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
         "lr_schedule": {"name": "constant"},
@@ -528,12 +541,23 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
     [
         (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
         (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        *(
+            (
+                ["model=inception", f"model.modules={given}"],
+                f"model.modules={given}: must be lists of six widths above 0",
+            )
+            for given in ("[[1, 1, 1, 1, 1]]", "[[1, 1, 1, 1, 1, 0]]", "[[0, 1, 1, 1, 1, 1]]", "[[1, 1, 0, 1, 1, 1]]")
+        ),
+        (["model=inception", "model.modules=[]"], "model.modules=[]: must "),
+        (["model=inception", "model.modules=[[1, 1, -1, 1, 1, 1]]"], "model.modules.0.2=-1: must be greater"),
         (
             ["dataset=mnist", "dataset.sha256=foo"],
             "dataset.sha256=foo: must be a valid list or be 'published', or null",
         ),
         (["dataset=mnist", "dataset.sha256=[foo,null]"], "dataset.sha256.1=null: must be a valid string"),
         (["dataset=mnist", "dataset.sha256_gz=foo"], "dataset.sha256_gz=foo: must be a valid list, or null"),
+        (["model.placement=behind"], "model.placement=behind: must be 'before' or 'after'"),
+        (["model.bias=maybe"], "model.bias=maybe: must be a valid boolean"),
         (["model.init.std=-1"], "model.init.std=-1: must be greater than 0.0, or null"),
         (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
         (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
@@ -627,10 +651,11 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_defa
     for run in (a_run(), a_cnn("model.norm=none", "optimizer=momentum", "optimizer.lr=1e-3")):
         settings = run.to_dict()
         assert settings["train"].pop("engine") == "numpy"
+        assert (settings["model"].pop("placement"), settings["model"].pop("bias")) == ("before", None)
         assert run.run_id == sha256(settings)
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
     settings = run.to_dict()
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
-    del settings["train"]["engine"]
+    del settings["train"]["engine"], settings["model"]["placement"], settings["model"]["bias"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)

@@ -42,7 +42,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
+from bnrepro.network import Network, cnn, copy_tree, inception, mlp, select_runs, stack_runs
 from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=100)
@@ -240,6 +240,7 @@ NETWORKS = {
     "relu, batch norm, dropout": mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, 0.3),
     "cnn": cnn([2, 3], 3, 3, xavier, ReLU, None),
     "cnn, batch norm": cnn([2, 3], 3, 3, xavier, Sigmoid, BatchNorm),
+    "inception": inception(2, [[2, 1, 2, 1, 2, 1]], 3, xavier, ReLU, BatchNorm),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 each_mlp = pytest.mark.parametrize("network", list(NETWORKS.values())[:4], ids=list(NETWORKS)[:4])
@@ -680,6 +681,12 @@ def test_jacobian_is_nan_where_the_layers_between_are_not_fully_connected() -> N
         assert np.isnan(column).tolist() == [[True, False, True]] * 3
     np.testing.assert_allclose(found["jacobian_max"][:, 1], [v[0] for v in expected], rtol=1e-12)
     np.testing.assert_allclose(found["jacobian_min"][:, 1], [v[-1] for v in expected], rtol=1e-10)
+
+
+def test_jacobian_is_nan_where_a_norm_is_between() -> None:
+    s = take(mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, placement="after"))
+    for column in read("jacobian", s).values():
+        np.testing.assert_array_equal(column, np.full((3, 3), np.nan))
 
 
 @pytest.mark.parametrize("activation", [Sigmoid, ReLU])
