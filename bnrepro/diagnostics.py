@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import InputError
-from .layers import Array, Arrays, Dense
+from .layers import Array, Arrays, Dense, Dropout, Nonlinearity
 from .network import Network, copy_tree
 from .optim import Optimizer, Params, State
 
@@ -392,13 +392,15 @@ def jacobian(s: Snapshot) -> Mapping[str, Array]:
     """Measure the extreme and median singular values of each layer's Jacobian x̂ → ẑ (see :func:`singular_values`).
 
     The map is that from the nonlinearity's layer to the next; NaN for the last, whose next are the logits, and where
-    the layers between are not fully connected.
+    the layers between are not fully connected, or a norm is between them.
     """
     names, taps = ("jacobian_min", "jacobian_median", "jacobian_max"), list(s.taps.items())
     columns = np.full((3, len(s.lr), len(taps)), np.nan)
     for i, ((name, z), (following, _)) in enumerate(itertools.pairwise(taps)):
-        between = s.network.weights_before(following)
-        if z.ndim == 3 and isinstance(s.network.layers[between], Dense):
+        between, order = s.network.weights_before(following), [*s.network.layers]
+        passed = [s.network.layers[each] for each in order[order.index(name) : order.index(between)]]
+        connected = z.ndim == 3 and isinstance(s.network.layers[between], Dense)
+        if connected and all(isinstance(layer, Nonlinearity | Dropout) for layer in passed):
             (weights,) = _of_weights(s, between, s.params)
             y, _, backward = s.network.layers[name].forward({}, {}, z, train=True)
             found = singular_values(z, y, backward(np.ones_like(y))[0], weights)

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from .optim import Params
 
 Tree = TypeVar("Tree", bound=Mapping[str, Any])
 NetworkBackward = Callable[[Array], Params]
+Placement = Literal["before", "after"]
 
 EVALUATION_CHUNK = 256
 """Test examples per forward pass, so that activations stay in cache."""
@@ -240,6 +241,20 @@ def copy_tree(tree: Params) -> Params:
     return {layer: {name: a.copy() for name, a in arrays.items()} for layer, arrays in tree.items()}
 
 
+def has_bias(norm: object, placement: Placement, bias: bool | None = None) -> bool:
+    """Tell whether hidden layers have a bias b; if it is not said, unless a norm, whose β takes its place, follows."""
+    return (norm is None or placement == "after") if bias is None else bias
+
+
+def _activated(
+    name: str, nonlinearity: Callable[[], Layer], norm: Callable[[], Layer] | None, placement: Placement
+) -> dict[str, Layer]:
+    """Return norm, if any, and nonlinearity in their order."""
+    layers: dict[str, Layer] = {f"norm{name}": norm()} if norm else {}
+    activation: dict[str, Layer] = {f"nonlinearity{name}": nonlinearity()}
+    return layers | activation if placement == "before" else activation | layers
+
+
 def mlp(
     hidden: Sequence[int],
     classes: int,
@@ -247,17 +262,27 @@ def mlp(
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
 ) -> Network:
     """Build fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b.
 
-    Dropout, if any, follows every nonlinearity.
+    With the norm after the nonlinearity they are z = norm(g(W u + b)). Dropout, if any, is the last of each.
+
+    Args:
+        hidden: units of each hidden layer.
+        classes: K.
+        initializer: draws W.
+        nonlinearity: makes g.
+        norm: makes a norm; None for none.
+        dropout: its rate; 0 for none.
+        placement: whether the norm stands before or after the nonlinearity.
+        bias: whether hidden layers have a bias b; None: see :func:`has_bias`.
     """
     layers: dict[str, Layer] = {"flatten": Flatten()}
     for i, units in enumerate(hidden, start=1):
-        layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None, sparse=i == 1)
-        if norm:
-            layers[f"norm{i}"] = norm()
-        layers[f"nonlinearity{i}"] = nonlinearity()
+        layers[f"dense{i}"] = Dense(units, initializer, bias=has_bias(norm, placement, bias), sparse=i == 1)
+        layers |= _activated(str(i), nonlinearity, norm, placement)
         if dropout:
             layers[f"dropout{i}"] = Dropout(dropout)
     layers["logits"] = Dense(classes, initializer)
@@ -269,15 +294,12 @@ def _convolved(
     convolution: Conv2D,
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
+    placement: Placement,
     pool: Layer | None = None,
 ) -> dict[str, Layer]:
-    """Return a convolution, pooling and norm if there are any, and a nonlinearity, by names that end in the tag."""
-    layers: dict[str, Layer] = {f"conv{tag}": convolution}
-    if pool:
-        layers[f"pool{tag}"] = pool
-    if norm:
-        layers[f"norm{tag}"] = norm()
-    return layers | {f"nonlinearity{tag}": nonlinearity()}
+    """Return a convolution, pooling if there is any, norm, if any, and nonlinearity, by names that end in the tag."""
+    layers = {f"conv{tag}": convolution} | ({f"pool{tag}": pool} if pool else {})
+    return layers | _activated(tag, nonlinearity, norm, placement)
 
 
 def cnn(
@@ -288,15 +310,19 @@ def cnn(
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
 ) -> Network:
     """Build stages of convolution, norm, nonlinearity and 2 × 2 max pooling, then K logits W u + b.
 
-    Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits.
+    Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits. Placement and bias
+    are those of :func:`mlp`.
     """
     layers: dict[str, Layer] = {}
     for i, maps in enumerate(channels, start=1):
-        convolution = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=norm is None)
-        layers |= _convolved(str(i), convolution, nonlinearity, norm)
+        own_bias = has_bias(norm, placement, bias)
+        convolution = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
+        layers |= _convolved(str(i), convolution, nonlinearity, norm, placement)
         layers[f"pool{i}"] = MaxPool2D(2)
     layers["flatten"] = Flatten()
     if dropout:
@@ -313,14 +339,15 @@ def inception(
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
 ) -> Network:
     """Build a small Inception: stem, 2 × 2 max pooling, modules, global average pooling, and K logits W u + b.
 
     A module puts the feature maps of four branches side by side: a 1 × 1 convolution; a 1 × 1 and a 3 × 3; a 1 × 1 and
     two 3 × 3; and a 3 × 3 average pooling with a 1 × 1 projection. One that halves the image, as two of the paper's ten
     (its Figure 5), has no first branch, stride 2 in the last convolution of the second and third, and as fourth 3 × 3
-    max pooling alone. Norm, if any, and nonlinearity follow every convolution. Dropout, if any, precedes
-    the logits.
+    max pooling alone. Norm, if any, and nonlinearity follow every convolution. Dropout, if any, precedes the logits.
 
     Differs from the paper in that there are fewer layers, for smaller images; and in that the projection comes before
     the average pooling: that is the same function, and fewer maps are averaged.
@@ -335,11 +362,14 @@ def inception(
         nonlinearity: makes a nonlinearity.
         norm: makes a norm; None for none.
         dropout: its rate; 0 for none.
+        placement: whether norms stand before or after nonlinearities.
+        bias: whether convolutions have a bias; None: see :func:`has_bias`.
     """
+    own_bias = has_bias(norm, placement, bias)
 
     def convolved(tag: str, maps: int, kernel: int, stride: int = 1, pool: Layer | None = None) -> dict[str, Layer]:
-        convolution = Conv2D(maps, kernel, initializer, stride, padding=kernel // 2, bias=norm is None)
-        return _convolved(tag, convolution, nonlinearity, norm, pool)
+        convolution = Conv2D(maps, kernel, initializer, stride, padding=kernel // 2, bias=own_bias)
+        return _convolved(tag, convolution, nonlinearity, norm, placement, pool)
 
     layers = {**convolved("0", stem, 3), "pool0": MaxPool2D(2)}
     sources: dict[str, tuple[str, ...]] = {}

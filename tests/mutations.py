@@ -119,6 +119,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M("if op[X] in activated else op[X]", "if not op[X] else op[X]", "test_compiled.py one_step"),
         M("Diverged(begin + step,", "Diverged(step,", "test_compiled.py golden"),
         M("self.spec.lr_schedule(step) for", "self.spec.lr_schedule(0) for", "test_compiled.py leads_to_the_numbers"),
         M("drawn + step, (", "drawn, (", "test_compiled.py leads_to_the_numbers"),
@@ -154,6 +155,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("initializer, padding=kernel // 2", "initializer, padding=0", "test_network.py cnn_stacks"),
         M("stride = 1 if single else 2", "stride = 1", "test_network.py side_by_side"),
         M("pool=AvgPool2D(3, 1, padding=1)", "pool=AvgPool2D(3, 1, padding=0)", "test_network.py side_by_side"),
+        M('if placement == "before" else', 'if placement != "before" else', "test_network.py where_they_are_asked_for"),
         M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py keep_every_bit"),
         M("averages, x, train=True)", "averages, x, train=False)", "test_network.py population_statistics"),
     ],
@@ -223,7 +225,8 @@ ROOMS: dict[str, list[Mutation]] = {
         M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
         M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
         M("inception(self.stem, self.modules", "inception(2 * self.stem, self.modules", "test_recipe.py stem"),
-        M("if norm else None, self.dropout", "if norm else None, self.dropout / 2", "test_recipe.py dropout"),
+        M("norms, self.dropout, self", "norms, self.dropout / 2, self", "test_recipe.py dropout"),
+        M("placement, self.bias", "placement, None", "test_recipe.py where_they_are_asked_for"),
         M("dtype=np.dtype(first.train.dtype)", 'dtype=np.dtype("float32")', "test_recipe.py dtype"),
         M("[run.lr for run in runs]", "[first.lr for run in runs]", "test_recipe.py its_own_rate"),
         M("[run.seed for run in runs]", "[first.seed for run in runs]", "test_recipe.py its_own_rate"),
@@ -450,6 +453,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M("True if low >= threshold", "True if found.value >= threshold", "test_analysis.py whole_interval"),
         M("if held and all(held)", "if any(held)", "test_analysis.py verdict_follows"),
     ],
+    "bnrepro/claims.py": [
+        M("if each in known)", ")", "test_claims.py order"),
+        M('each["id"] == claim.id', "True", "test_claims.py not_run"),
+        M("finding['holds'] is True", "finding['holds']", "test_claims.py reference_data"),
+        M("if begin and end", "if begin or end", "test_claims.py without_marks"),
+    ],
     "bnrepro/experiment.py": [
         M("if column not in measured", "if not measured", "test_experiments.py no_less_will_do"),
         M("for setting in settings):", "for setting in settings) and runs == []:", "test_experiment.py lack"),
@@ -568,6 +577,21 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/__init__.py": [
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
+    ],
+    "experiments/norms.py": [
+        M("if name == self.trained}", "}", "test_norms.py trains_the_part"),
+        M("slope * (x - mean)", "slope * x", "test_norms.py central_differences"),
+        M("counter=[0, 0, 0, drawn]", "counter=[0, 0, 0, 0]", "test_norms.py new_at_every_step"),
+        M("< self.batches", "<= self.batches", "test_norms.py frozen"),
+        M("r * grads[", "grads[", "test_norms.py batch_renorm"),
+        M("[self.begin, self.end], [0, 1]", "[0, self.end], [0, 1]", "test_norms.py limits_of_batch_renorm"),
+        M("var * ((m - 1) / m)", "var", "test_norms.py limits_of_batch_renorm"),
+        M("(*x.shape[:2], self.groups, -1)", "(*x.shape[:2], 1, -1)", "test_norms.py one_example"),
+        M("- 2 * self.alpha", "- self.alpha", "test_norms.py central_differences"),
+    ],
+    "experiments/rules.py": [
+        M("[*weights][:-1]", "[*weights]", "test_rules.py only_hidden"),
+        M("-2 * step - 1", "-2 * step", "test_rules.py decay_at"),
     ],
     "experiments/wrong_layers.py": [
         M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),

@@ -73,7 +73,11 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("model.activation", None, "must be a valid string"),
         ("model.norm", "layer", NAMES.format("none, batch")),
         ("model.norm", "json.dumps", "must be a dataclass"),
-        ("model.width", 3, "no such key; known are activation, norm, norm_options, dropout, init, hidden"),
+        (
+            "model.width",
+            3,
+            "no such key; known are activation, norm, norm_options, dropout, init, placement, bias, hidden",
+        ),
         ("model.init.scheme", "lecun", NAMES.format("normal, xavier, he")),
         ("model.init.std", 0, "must be greater than 0"),
         ("model.init.std", None, "scheme normal needs one above 0"),
@@ -193,6 +197,8 @@ LEAVES: dict[str, Any] = {
     "model.dropout": 0.5,
     "model.init.scheme": "he",
     "model.init.std": 0.2,
+    "model.placement": "after",
+    "model.bias": True,
     "optimizer.name": "bnrepro.optim.Momentum",
     "optimizer.lr": 0.2,
     "optimizer.momentum": 0.5,
@@ -250,6 +256,10 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
         ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
+        ({}, {"model.placement": "after"}),  # or to be placed
+        ({}, {"model.bias": True}),
+        (BATCH, BATCH | {"model.bias": False}),
+        (BATCH | {"model.placement": "after"}, BATCH | {"model.placement": "after", "model.bias": "true"}),
         (BATCH, BATCH | {"model.norm_options": {"eps": 1e-5, "momentum": 0.9}}),
         (BATCH, BATCH | {"model.norm_options": {"momentum": 0.9}}),
         (BATCH | {"model.norm_options": {"eps": 1}}, BATCH | {"model.norm_options": {"eps": 1.0}}),
@@ -312,6 +322,8 @@ def test_ids_are_stable() -> None:
             "norm_options": {},
             "dropout": 0.0,
             "init": {"scheme": "normal", "std": 0.1},
+            "placement": "before",
+            "bias": None,
         },
         "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
         "lr_schedule": {"name": "constant"},
@@ -544,6 +556,8 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
         ),
         (["dataset=mnist", "dataset.sha256=[foo,null]"], "dataset.sha256.1=null: must be a valid string"),
         (["dataset=mnist", "dataset.sha256_gz=foo"], "dataset.sha256_gz=foo: must be a valid list, or null"),
+        (["model.placement=behind"], "model.placement=behind: must be 'before' or 'after'"),
+        (["model.bias=maybe"], "model.bias=maybe: must be a valid boolean"),
         (["model.init.std=-1"], "model.init.std=-1: must be greater than 0.0, or null"),
         (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
         (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
@@ -637,10 +651,11 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_defa
     for run in (a_run(), a_cnn("model.norm=none", "optimizer=momentum", "optimizer.lr=1e-3")):
         settings = run.to_dict()
         assert settings["train"].pop("engine") == "numpy"
+        assert (settings["model"].pop("placement"), settings["model"].pop("bias")) == ("before", None)
         assert run.run_id == sha256(settings)
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
     settings = run.to_dict()
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
-    del settings["train"]["engine"]
+    del settings["train"]["engine"], settings["model"]["placement"], settings["model"]["bias"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)

@@ -79,7 +79,7 @@ every_part = pytest.mark.parametrize("part", PARTS)
 
 
 def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers", "norms", "rules"}
 
 
 @every_experiment
@@ -134,11 +134,6 @@ def test_claims_are_sentences_of_which_a_figure_is_drawn_from_the_whole_sweep(na
         assert claim.section
         assert claim.figure in drawn
         assert claim.findings(tables_of(name, "all"))
-
-
-def test_no_claim_belongs_to_two_experiments() -> None:
-    ids = [claim.id for name in SWEEPS for claim in experiment(name).claims]
-    assert len(ids) == len(set(ids))
 
 
 @every_experiment

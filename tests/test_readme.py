@@ -12,14 +12,17 @@ from made_up import findings_of
 
 from bnrepro.analysis import Finding, Tables, estimate, rows
 from bnrepro.benchmark.contestants import ARMS, IMAGES
+from bnrepro.claims import BEGIN, END
 from bnrepro.experiment import import_experiment
 from bnrepro.places import CHECKOUT, REFERENCE
 from bnrepro.presenting import spell
 from bnrepro.reference import load_reference
 
 assert CHECKOUT
-README = " ".join((CHECKOUT / "README.md").read_text("utf-8").split())
-"""README in one line."""
+README = " ".join(
+    re.sub(f"{re.escape(BEGIN)}.*{END}", "", (CHECKOUT / "README.md").read_text("utf-8"), flags=re.DOTALL).split()
+)
+"""README in one line, without the table of claims that ``+claims`` writes into it."""
 
 
 @functools.cache
