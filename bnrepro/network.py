@@ -289,6 +289,19 @@ def mlp(
     return Network(layers)
 
 
+def _convolved(
+    tag: str,
+    convolution: Conv2D,
+    nonlinearity: Callable[[], Layer],
+    norm: Callable[[], Layer] | None,
+    placement: Placement,
+    pool: Layer | None = None,
+) -> dict[str, Layer]:
+    """Return a convolution, pooling if there is any, norm, if any, and nonlinearity, by names that end in the tag."""
+    layers = {f"conv{tag}": convolution} | ({f"pool{tag}": pool} if pool else {})
+    return layers | _activated(tag, nonlinearity, norm, placement)
+
+
 def cnn(
     channels: Sequence[int],
     kernel: int,
@@ -308,8 +321,8 @@ def cnn(
     layers: dict[str, Layer] = {}
     for i, maps in enumerate(channels, start=1):
         own_bias = has_bias(norm, placement, bias)
-        layers[f"conv{i}"] = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
-        layers |= _activated(str(i), nonlinearity, norm, placement)
+        convolution = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
+        layers |= _convolved(str(i), convolution, nonlinearity, norm, placement)
         layers[f"pool{i}"] = MaxPool2D(2)
     layers["flatten"] = Flatten()
     if dropout:
@@ -334,8 +347,7 @@ def inception(
     A module puts the feature maps of four branches side by side: a 1 × 1 convolution; a 1 × 1 and a 3 × 3; a 1 × 1 and
     two 3 × 3; and a 3 × 3 average pooling with a 1 × 1 projection. One that halves the image, as two of the paper's ten
     (its Figure 5), has no first branch, stride 2 in the last convolution of the second and third, and as fourth 3 × 3
-    max pooling alone. Norm, if any, and nonlinearity follow every convolution. Dropout, if any, precedes
-    the logits. Placement and bias are those of :func:`mlp`.
+    max pooling alone. Norm, if any, and nonlinearity follow every convolution. Dropout, if any, precedes the logits.
 
     Differs from the paper in that there are fewer layers, for smaller images; and in that the projection comes before
     the average pooling: that is the same function, and fewer maps are averaged.
@@ -350,18 +362,14 @@ def inception(
         nonlinearity: makes a nonlinearity.
         norm: makes a norm; None for none.
         dropout: its rate; 0 for none.
-        placement: whether the norm stands before or after the nonlinearity.
-        bias: whether convolutions have a bias b.
+        placement: whether norms stand before or after nonlinearities.
+        bias: whether convolutions have a bias; None: see :func:`has_bias`.
     """
+    own_bias = has_bias(norm, placement, bias)
 
     def convolved(tag: str, maps: int, kernel: int, stride: int = 1, pool: Layer | None = None) -> dict[str, Layer]:
-        own_bias = has_bias(norm, placement, bias)
-        layers: dict[str, Layer] = {
-            f"conv{tag}": Conv2D(maps, kernel, initializer, stride, padding=kernel // 2, bias=own_bias)
-        }
-        if pool:
-            layers[f"pool{tag}"] = pool
-        return layers | _activated(tag, nonlinearity, norm, placement)
+        convolution = Conv2D(maps, kernel, initializer, stride, padding=kernel // 2, bias=own_bias)
+        return _convolved(tag, convolution, nonlinearity, norm, placement, pool)
 
     layers = {**convolved("0", stem, 3), "pool0": MaxPool2D(2)}
     sources: dict[str, tuple[str, ...]] = {}

@@ -137,7 +137,6 @@ ROOMS: dict[str, list[Mutation]] = {
         M("in enumerate(hidden, start=1)", "in enumerate(hidden[::-1], start=1)", "test_recipe.py hidden_layers"),
         M("in enumerate(channels, start=1)", "in enumerate(channels[::-1], start=1)", "test_recipe.py stages"),
         M('f"dropout{i}"] = Dropout(dropout)', 'f"dropout{i}"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
-        M('if placement == "before" else', 'if placement != "before" else', "test_network.py where_they_are_asked_for"),
         M(
             'Flatten()\n    if dropout:\n        layers["dropout"] = Dropout(dropout)',
             'Flatten()\n    if dropout:\n        layers["dropout"] = Dropout(dropout / 2)',
@@ -156,6 +155,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("initializer, padding=kernel // 2", "initializer, padding=0", "test_network.py cnn_stacks"),
         M("stride = 1 if single else 2", "stride = 1", "test_network.py side_by_side"),
         M("pool=AvgPool2D(3, 1, padding=1)", "pool=AvgPool2D(3, 1, padding=0)", "test_network.py side_by_side"),
+        M('if placement == "before" else', 'if placement != "before" else', "test_network.py where_they_are_asked_for"),
         M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py keep_every_bit"),
         M("averages, x, train=True)", "averages, x, train=False)", "test_network.py population_statistics"),
     ],
@@ -235,9 +235,9 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/recipe.py": [
         M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
         M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
+        M("inception(self.stem, self.modules", "inception(2 * self.stem, self.modules", "test_recipe.py stem"),
         M("norms, self.dropout, self", "norms, self.dropout / 2, self", "test_recipe.py dropout"),
         M("placement, self.bias", "placement, None", "test_recipe.py where_they_are_asked_for"),
-        M("inception(self.stem, self.modules", "inception(2 * self.stem, self.modules", "test_recipe.py stem"),
         M("dtype=np.dtype(first.train.dtype)", 'dtype=np.dtype("float32")', "test_recipe.py dtype"),
         M("[run.lr for run in runs]", "[first.lr for run in runs]", "test_recipe.py its_own_rate"),
         M("[run.seed for run in runs]", "[first.seed for run in runs]", "test_recipe.py its_own_rate"),

@@ -384,6 +384,14 @@ def test_inception_puts_the_branches_of_each_module_side_by_side() -> None:
     assert network.weights_before("logits") == "conv2c3"  # its sources are the branches, the last of them is pooled
 
 
+def test_norm_and_bias_of_an_inception_are_where_they_are_asked_for() -> None:
+    network = inception(2, MODULES, 3, xavier, ReLU, BatchNorm, placement="after", bias=False)
+    assert [name for name in network.layers if "1d" in name] == ["conv1d", "pool1d", "nonlinearity1d", "norm1d"]
+    assert network.sources["concatenate1"] == ("norm1a", "norm1b2", "norm1c3", "norm1d")
+    params, _ = network.init(np.random.default_rng(0), (1, 4, 4))
+    assert [name for name, arrays in params.items() if "b" in arrays] == ["logits"]
+
+
 BRANCHES = {"a": Dense(2, xavier), "b": Sigmoid(), "c": Dense(2, xavier), "d": Concatenate(), "e": Dense(3, xavier)}
 
 
