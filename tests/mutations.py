@@ -217,8 +217,8 @@ ROOMS: dict[str, list[Mutation]] = {
         M("last.train_loss <= DIVERGED_LOSS", "last.train_loss <= np.inf", "test_training.py by_the_last_update"),
         M("weight_seed, _ =", "_, weight_seed =", "test_golden.py other_command_lines"),
         M(
-            "for seed in group.seeds]) if",
-            "for seed in sorted(group.seeds)]) if",
+            "for seed in group.seeds] if len",
+            "for seed in sorted(group.seeds)] if len",
             "test_training.py mini_batches_of_its_own",
         ),
         M("select_runs(self.optimizer_state, mask)", "self.optimizer_state", "test_training.py diverging_neighbours"),
