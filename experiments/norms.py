@@ -227,6 +227,72 @@ class BatchRenorm(BatchNorm):
         return found and (BatchNorm(self.eps, momentum=1.0), found[1])
 
 
+@dataclass(frozen=True)
+class DecorrelatedBatchNorm(Norm):
+    """y = γ (x − μ) (Σ + ε I)^(−1/2) + β by the mean and covariance of a mini-batch: Huang et al. 2018 (1804.08450).
+
+    That is the whitening of each layer which the paper finds costly (Section 3): the root is symmetric (ZCA), by the
+    eigenvectors U and eigenvalues λ of Σ + ε I. The gradient through it is U (K ∘ Uᵀ G U) Uᵀ, with G that at the root
+    and K_ij = (λ_i^−½ − λ_j^−½) / (λ_i − λ_j) (Daleckii & Krein 1965), written without the difference, which may be 0.
+    Inference takes moving averages of μ and Σ, debiased as batch norm's.
+    """
+
+    eps: float = 1e-3
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check that every setting is in its range."""
+        require(0 < self.eps < np.inf, f"eps={self.eps}", "above 0, and finite")
+        require(0 <= self.momentum < 1, f"momentum={self.momentum}", "at least 0 and below 1")
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """Return γ = 1, β = 0, and averages of nothing."""
+        features, shape = in_shape[0], (1, in_shape[0], *(1 for _ in in_shape[1:]))
+        averages = {"mean": np.zeros((1, features)), "covariance": np.eye(features), "updates": np.zeros((1, 1))}
+        return {"gamma": np.ones(shape), "beta": np.zeros(shape)}, averages, in_shape
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Whiten by the mini-batch if ``train``, else by the moving averages."""
+        rows, after = _rows(x), state
+        mean, covariance = state["mean"], state["covariance"]
+        if train:
+            m = rows.shape[1]
+            mean = rows.mean(axis=1, keepdims=True)
+            centred = rows - mean
+            covariance = centred.swapaxes(1, 2) @ centred / m
+            updates = state["updates"] + 1
+            share = (1 - self.momentum) / (1 - self.momentum**updates)
+            now = {"mean": mean, "covariance": covariance}
+            after = {name: state[name] + share * (of - state[name]) for name, of in now.items()} | {"updates": updates}
+        centred = rows - mean
+        values, vectors = np.linalg.eigh(covariance + self.eps * np.eye(rows.shape[2], dtype=x.dtype))
+        std = np.sqrt(values.clip(self.eps / 2))[:, np.newaxis]  # (R, 1, D); a float32 may fall below ε
+        root = (vectors / std) @ vectors.swapaxes(1, 2)
+        x_hat = _like(centred @ root, x)
+
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
+            d_rows, column = _rows(dy * params["gamma"]), std.swapaxes(1, 2)
+            dx = d_rows @ root
+            if train:
+                at_root = vectors.swapaxes(1, 2) @ (centred.swapaxes(1, 2) @ d_rows) @ vectors
+                inner = -(at_root + at_root.swapaxes(1, 2)) / (std * column * (std + column))  # 2 K ∘ UᵀGU, symmetric
+                dx = dx + centred @ (vectors @ inner @ vectors.swapaxes(1, 2)) / m
+                dx = dx - dx.mean(axis=1, keepdims=True)
+            return _like(dx, dy), {"gamma": sum_per_feature(dy * x_hat), "beta": sum_per_feature(dy)}
+
+        return params["gamma"] * x_hat + params["beta"], after, backward
+
+
+def _rows(x: Array) -> Array:
+    """Return (R, N, D), or (R, N, C, H, W) as (R, N·H·W, C)."""
+    return np.moveaxis(x, 2, -1).reshape(len(x), -1, x.shape[2])
+
+
+def _like(rows: Array, x: Array) -> Array:
+    """Return what :func:`_rows` makes of an array of the shape of x as that."""
+    return np.moveaxis(rows.reshape(*x.shape[:2], *x.shape[3:], x.shape[2]), -1, 2)
+
+
 # Norms of one example alone
 
 

@@ -28,6 +28,7 @@ CASES: dict[str, Any] = {
     "frozen": norms.FrozenStatistics(batches=1),
     "renorm, unclipped": norms.BatchRenorm(begin=1, end=1, r_max=1e9, d_max=1e9),
     "renorm, clipped": norms.BatchRenorm(begin=1, end=1, r_max=1.01, d_max=0.01),
+    "decorrelated": norms.DecorrelatedBatchNorm(),
     "group": norms.GroupNorm(groups=2),
     "layer": norms.LayerNorm(),
     "LRN": norms.ReLUWithLRN(),
@@ -258,3 +259,20 @@ def test_settings_out_of_range_are_refused(norm: Any, options: dict[str, Any], p
 def test_groups_that_do_not_divide_the_features_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^groups=3: must divide the 4 features or maps of every layer$"):
         norms.GroupNorm(groups=3).init(np.random.default_rng(0), (4,))
+
+
+@each_x
+def test_decorrelated_batch_norm_whitens_and_at_inference_by_its_averages(x: Array, dy: Array) -> None:
+    layer = norms.DecorrelatedBatchNorm(eps=1e-9, momentum=0.5)
+    params, state = start(layer, x)
+    plain = {"gamma": np.ones_like(params["gamma"]), "beta": np.zeros_like(params["beta"])}
+    y, after, _ = layer.forward(plain, state, x, train=True)
+    for run in norms._rows(y):
+        np.testing.assert_allclose(run.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(np.cov(run.T, bias=True), np.eye(len(run.T)), atol=1e-5)
+    at_inference, _, _ = layer.forward(plain, after, x, train=False)
+    np.testing.assert_allclose(at_inference, y, atol=1e-9)  # after one mini-batch its average is itself
+    (second,) = norms._rows(2 * x + 1)[:1]
+    _, after, _ = layer.forward(plain, after, 2 * x + 1, train=True)
+    expected = norms._rows(x)[0].mean(axis=0) / 3 + second.mean(axis=0) * 2 / 3  # weights ½ · ½ and ½, debiased
+    np.testing.assert_allclose(after["mean"][0, 0], expected)
