@@ -43,6 +43,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
 """The setting that each change is one of, and the order in which its values come: the changed one is the first."""
 REMOVED = [change for change in CHANGES if change not in (RATE, DECAY, SHUFFLING)]
 ALONE, ON_TOP, PLAIN = "alone", "on top of the others", "alone, without batch norm"
+OFFSETS = {ALONE: -0.2, ON_TOP: 0.0, PLAIN: 0.2}
 GAIN, SPEED = "gain in accuracy", "speed-up"
 Rows = dict[tuple[object, ...], Estimate]
 
@@ -57,7 +58,7 @@ def analyse(results: Results) -> Tables:
     runs["arm"] = [_name(changes) for changes in made]
     cells = analysis.cells(runs, ["norm", "arm"])
     arms = {(*cell, "accuracy"): analysis.mean(of["accuracy"]) for cell, of in cells.items()}
-    found, every = Rows(), max(made, key=len, default=set())
+    found, diverged, every = Rows(), Rows(), max(made, key=len, default=set())
     comparisons: list[tuple[str, set[str], str]] = [
         ("batch", set(), ALONE),
         ("batch", every, ON_TOP),
@@ -69,15 +70,20 @@ def analyse(results: Results) -> Tables:
             if before is not None and after is not None:
                 found[change, where, GAIN] = analysis.difference(after["accuracy"], before["accuracy"])
                 found[change, where, SPEED] = _speed_up(before, after, curves)
+                diverged[change, where] = analysis.share(pd.concat([before, after])["diverged"])
     return {
         "changes": analysis.table(found, ["change", "where", "quantity"]),
         "arms": analysis.table(arms, ["norm", "arm", "quantity"]),
+        "diverged": analysis.table(diverged, ["change", "where"]),
     }
 
 
 def _name(changes: set[str]) -> str:
     """Name what has been made of the baseline."""
-    return "all" if changes == {*CHANGES} else " + ".join(c for c in CHANGES if c in changes) or "baseline"
+    left = [change for change in CHANGES if change not in changes]
+    if len(left) < 2:
+        return f"all but {left[0]}" if left else "all"
+    return " + ".join(change for change in CHANGES if change in changes) or "baseline"
 
 
 def _is_changed(values: pd.Series, key: Any) -> list[bool]:
@@ -104,20 +110,25 @@ def draw(tables: Tables) -> dict[str, Figure]:
         PLAIN: parts.NORMS["none"] | {"label": "without batch norm, alone"},
     }
     for ax, quantity, level in zip(axes[0], (GAIN, SPEED), (0, 1), strict=True):
-        for where, offset in zip(looks, (-0.2, 0, 0.2), strict=True):
+        for where, offset in OFFSETS.items():
             of_changes = {i + offset: estimate(table, change, where, quantity) for i, change in enumerate(CHANGES)}
             known = {at: found for at, found in of_changes.items() if found.n}
             if known:
                 drawn = analysis.table(known, ["at"])
                 parts.points(ax, drawn, looks[where], along="x", linestyle="", markersize=5, capsize=2)
         ax.axvline(level, **parts.REFERENCE)
+    diverged = tables["diverged"][tables["diverged"]["value"] > 0]
+    for change, where in diverged.index:  # at the left end of the row
+        at, look = [*CHANGES].index(change) + OFFSETS[where], {"color": looks[where]["color"], "markeredgewidth": 1.8}
+        axes[0, 0].plot([0.02], [at], "x", transform=axes[0, 0].get_yaxis_transform(), **look)
     axes[0, 0].set_yticks(range(len(CHANGES)), [*CHANGES])
     axes[0, 0].set(ylim=(len(CHANGES) - 0.5, -0.5), xlabel="gain in final test accuracy")
     axes[0, 0].set_ylabel("change")
     axes[0, 1].set_xlabel("speed-up: ratio of steps to equal accuracy")
     parts.axis_of_ratios(axes[0, 1].xaxis)
     interval = Line2D([], [], color="0.5", marker="|", markersize=7, label="95% interval over seeds")
-    parts.legend(figure, [*(Line2D([], [], **look | {"linestyle": ""}) for look in looks.values()), interval])
+    handles = [*(Line2D([], [], **look | {"linestyle": ""}) for look in looks.values()), interval]
+    parts.legend(figure, [*handles, *([parts.cross("runs diverged (accuracy 0)")] if len(diverged) else [])])
     return {"accelerating": figure}
 
 

@@ -33,7 +33,8 @@ from bnrepro.experiment import Claim, Experiment
 LEVEL, MATTERS = 0.9, 1.25
 ARM = ["network", "activation", "norm", "inputs"]
 INPUTS = ["raw", "centred", "standardised", "whitened"]
-WHITENING = "bnrepro.experiments.norms.DecorrelatedBatchNorm"
+NORM, WHITENING = "bnrepro.experiments.norms.DecorrelatedBatchNorm", "whitening"
+"""The norm that whitens every layer, by its import path and as tables have it."""
 NAMES = {"none": "without batch norm", "batch": "with batch norm", WHITENING: "whitening of every layer"}
 STEPS, OVER_RAW, OVER_NORM = "steps to 90%", "speed-up over raw inputs", "speed-up over batch norm"
 TIME, TIMES = "ms per step", "time of a step over that of batch norm"
@@ -44,6 +45,7 @@ def analyse(results: Results) -> Tables:
     """Return the tables that the module's docstring describes, and what the figures are drawn from."""
     runs, curves = analysis.outcomes(results), results.table("curves")
     runs = runs.assign(network=runs["model.hidden"].map(str), inputs=runs["dataset.inputs"])
+    runs["norm"] = runs["norm"].replace(NORM, WHITENING)
     runs["taken"] = analysis.steps_to(runs, pd.Series(LEVEL, runs.index), curves)
     runs["ms"] = 1000 * runs["seconds"] / runs["steps"]
     rates, best, diverged = Rows(), Rows(), Rows()
@@ -122,16 +124,17 @@ def _layers(tables: Tables, network: str) -> Figure:
         for inputs in levels(rows(curves, activation, norm), "inputs"):
             of_arm = rows(curves, activation, norm, inputs)
             parts.line(axes[0, column], of_arm, look)
-            seconds = of_arm.set_axis(of_arm.index * estimate(best, activation, norm, inputs, TIME).value / 1000)
-            parts.line(axes[1, column], seconds, look)
+            took = estimate(best, activation, norm, inputs, TIME).value / 1000
+            if took > 0:
+                timed = of_arm[of_arm.index > 0]
+                parts.line(axes[1, column], timed.set_axis(timed.index * took), look)
+                axes[1, column].set_xscale("log")
     parts.axes_of_curves(list(axes[0]), curves)
     for ax, activation in zip(axes[0], activations, strict=True):
         ax.set_title(parts.activation_label(activation))
     for ax in axes[1]:
-        ax.set(xlabel="seconds of training (log)", xscale="log", ylabel=axes[0, 0].get_ylabel())
-        ax.label_outer()
-        ax.xaxis.set_tick_params(labelbottom=True)
-        ax.set_xlabel("seconds of training (log)")
+        ax.set_xlabel("seconds of training, with measurements (log)")
+    axes[1, 0].set_ylabel(axes[0, 0].get_ylabel())
     names = [Line2D([], [], **parts.style(n, norms) | {"marker": "", "label": NAMES.get(n, n)}) for n in norms]
     parts.legend(figure, [*names, *parts.band_over(int(curves["n"].max()))])
     return figure

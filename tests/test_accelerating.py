@@ -73,8 +73,12 @@ def test_each_setting_is_a_change_alone_and_on_top_of_the_others(setting: str) -
 
 
 def test_a_run_that_diverges_has_no_accuracy() -> None:
-    tables = tables_of(({}, FINE, 20), ({"lr": 0.1}, [np.nan, 0.9], 20))
-    assert estimate(tables["changes"], "rate × 5", "alone", "gain in accuracy").value == pytest.approx(-0.45)
+    tables = tables_of(({}, FINE, 20), ({"lr": 0.1, "status": "diverged"}, [np.nan, np.nan], 20))
+    assert estimate(tables["changes"], "rate × 5", "alone", "gain in accuracy").value == pytest.approx(-0.9)
+    assert estimate(tables["diverged"], "rate × 5", "alone").value == 0.5
+    assert EXPERIMENT
+    (legend,) = EXPERIMENT.draw(tables)["accelerating"].legends
+    assert legend.get_texts()[-1].get_text() == "runs diverged (accuracy 0)"
 
 
 @pytest.mark.parametrize(

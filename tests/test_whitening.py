@@ -16,7 +16,7 @@ assert EXPERIMENT
 whitening: Any = importlib.import_module("bnrepro.experiments.whitening")
 PLAIN = {"norm": "none", "dataset.inputs": "raw"}
 NORM = PLAIN | {"norm": "batch"}
-LAYERS = PLAIN | {"norm": whitening.WHITENING}
+LAYERS = PLAIN | {"norm": whitening.NORM}
 WHITENED = {"dataset.inputs": "whitened"}
 NEVER = 1000
 
@@ -27,7 +27,7 @@ def tables_of(*arms: tuple[dict[str, Any], float, list[int]], seconds: float = 0
     for settings, lr, reached in arms:
         for seed, at in enumerate(reached):
             own = {"run_id": str(len(runs)), "lr": lr, "seed": seed, "steps": 200, "status": "done"} | settings
-            slow = own["norm"] == whitening.WHITENING
+            slow = own["norm"] == whitening.NORM
             own |= {"activation": "relu", "test_accuracy": 0.95 if at < NEVER else 0.5}
             runs.append(own | {"model.hidden": [3], "seconds": seconds * 3 if slow else 0.1})
             curves += [
