@@ -110,8 +110,9 @@ def _inputs(whole: pd.DataFrame, network: str) -> Figure:
         ax.set_xlabel("learning rate")
     for ax in axes[:, 0]:
         ax.set_ylabel("steps to 90% of test accuracy")
-    bound = [Line2D([], [], color="0.5", marker="^", linestyle="", label="not by all seeds: at least")]
-    parts.legend(figure, [*parts.arms(inputs, markersize=5), *(bound if (rates["bound"] > 0).any() else [])])
+    others = {"95% interval over seeds": "_"} | ({"not by all seeds: at least": "^"} if rates["bound"].any() else {})
+    marks = [Line2D([], [], color="0.5", marker=m, linestyle="", label=label) for label, m in others.items()]
+    parts.legend(figure, [*parts.arms(inputs, markersize=5), *marks])
     return figure
 
 
