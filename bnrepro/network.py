@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -23,6 +23,7 @@ from .layers import (
     Layer,
     MaxPool2D,
     Nonlinearity,
+    ReLU,
     Shape,
     correct_predictions,
     softmax_cross_entropy,
@@ -92,12 +93,41 @@ class Network:
     ) -> Array:
         """Count the chosen test examples, (R,), that are classified right in inference mode."""
         correct = np.zeros(1, int)
-        for start in range(0, len(chosen), EVALUATION_CHUNK):
-            chunk = chosen[start : start + EVALUATION_CHUNK]
-            x = to_float(data.test_images[None, chunk], data.scale, dtype)
-            logits, _, _ = self.forward(params, state, x, train=False)
+        for chunk, logits in self.predict(params, state, data, chosen, dtype):
             correct = correct + correct_predictions(logits, data.test_labels[chunk])
         return correct
+
+    def predict(
+        self,
+        params: Params,
+        state: Params,
+        data: Dataset,
+        chosen: IntArray,
+        dtype: npt.DTypeLike,
+        *,
+        at_once: int = EVALUATION_CHUNK,
+        change: Callable[[Array], Array] = lambda images: images,
+    ) -> Iterator[tuple[IntArray, Array]]:
+        """Yield the logits (R, N, K) of the chosen test examples in inference mode, with the indices (N,) of these.
+
+        Args:
+            params: as stacked by :func:`stack_runs`.
+            state: likewise.
+            data: the data set.
+            chosen: the indices of test examples.
+            dtype: of the images.
+            at_once: how many go through the network together.
+            change: is done to the images (1, N, C, H, W) before.
+        """
+        for start in range(0, len(chosen), at_once):
+            chunk = chosen[start : start + at_once]
+            x = change(to_float(data.test_images[None, chunk], data.scale, dtype))
+            yield chunk, self.forward(params, state, x, train=False)[0]
+
+    def until(self, name: str) -> Network:
+        """Return the network up to what enters the layer ``name``: its last tap, since a nonlinearity stands there."""
+        before = itertools.takewhile(lambda item: item[0] != name, self.layers.items())
+        return replace(self, layers={**dict(before), name: ReLU()})
 
     def largest_images(self, in_shape: Shape) -> int:
         """Return how many numbers the largest images of one example have that a layer gives; 0 if none gives images."""

@@ -127,7 +127,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if not mallopt(", "if mallopt(", "test_memory.py largest_threshold"),
     ],
     "bnrepro/network.py": [
-        M("EVALUATION_CHUNK]", "EVALUATION_CHUNK - 1]", "test_training.py accuracy"),
+        M("chosen[start : start + at_once]", "chosen[start : start + at_once - 1]", "test_training.py accuracy"),
         M("sparse=i == 1", "sparse=True", "test_network.py skips_features"),
         M("return max(sizes)", "return sizes[-1]", "test_sweeping.py stay_in_cache"),
         M("in enumerate(hidden, start=1)", "in enumerate(hidden[::-1], start=1)", "test_recipe.py hidden_layers"),
@@ -160,15 +160,10 @@ ROOMS: dict[str, list[Mutation]] = {
         M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
     ],
     "bnrepro/diagnostics.py": [
-        M(
-            "copy.deepcopy(self.optimizer_state), self.lr",
-            "self.optimizer_state, self.lr",
-            "test_diagnostics.py changes_noth",
-        ),
-        M("if set(found) != {", "if not {", "test_diagnostics.py it_declares"),
-        M("if np.shape(values) not in allowed[column.level]", "if values is None", "test_diagnostics.py it_declares"),
-        M("if key in owners", "if key in ()", "test_diagnostics.py clash"),
-        M("isascii() and column", "isascii() or column", "test_diagnostics.py clash"),
+        M("s.lr[:, np.newaxis] / norms**2", "s.lr[:, np.newaxis] / norms", "test_diagnostics.py rate_over_its_square"),
+        M("np.where(counted, np.abs(moment), 0)", "np.where(counted, moment, 0)", "test_diagnostics.py moments"),
+        M("an_epoch * math.ceil(ESTIMATES / an_epoch)", "ESTIMATES", "test_diagnostics.py gradient_estimates_have"),
+        M("z - z.mean(axis=1, keepdims=True)]", "z]", "test_diagnostics.py amplification"),
         M("norms[:, 0] / norms[:, -1]", "norms[:, -1] / norms[:, 0]", "test_diagnostics.py weights_before"),
         M("np.where(counted, std_before, 1)", "np.where(counted, std, 1)", "test_diagnostics.py drift"),
         M("mixed[name] = stepped[name]", "mixed = dict(stepped)", "test_diagnostics.py definition_2_1"),
@@ -176,7 +171,32 @@ ROOMS: dict[str, list[Mutation]] = {
         M("np.asarray(q) / 100 * last", "np.asarray(q) / 100 * (last + 1)", "test_diagnostics.py percentiles"),
         M("found[:, -1], np.median(found, axis=1), found[:, 0]", "found.T[:3]", "test_diagnostics.py jacobian_is"),
     ],
+    "bnrepro/measuring.py": [
+        M(
+            "copy.deepcopy(self.optimizer_state), self.lr",
+            "self.optimizer_state, self.lr",
+            "test_diagnostics.py changes_noth",
+        ),
+        M("if set(found) != {", "if not {", "test_measuring.py it_declares"),
+        M("if np.shape(values) not in allowed[column.level]", "if values is None", "test_measuring.py it_declares"),
+        M("if key in owners", "if key in ()", "test_measuring.py clash"),
+        M("isascii() and column", "isascii() or column", "test_measuring.py clash"),
+    ],
+    "bnrepro/inference.py": [
+        M("((m - 1) / m)", "(m / (m - 1))", "test_inference.py with_the_correction"),
+        M("z.var(axis=1, ddof=1)", "z.var(axis=1)", "test_inference.py with_the_correction"),
+        M(
+            "s.params, state, x, train=False)\n            means",
+            "s.params, s.state, x, train=False)\n            means",
+            "test_inference.py layer_by_layer",
+        ),
+        M("s.evaluated[: whole or None]", "s.evaluated", "test_inference.py same_weights"),
+        M("map(_bound(change, by, seed=1), s.batches())", "s.batches()", "test_inference.py corruptions_are"),
+        M("found.var(axis=0, ddof=1)", "found.var(axis=1, ddof=1)", "test_inference.py companions"),
+    ],
     "bnrepro/training.py": [
+        M("if self.early_measurements else", "if True else", "test_training.py early"),
+        M("len(chunk) * gradient + targets", "gradient + targets", "test_training.py predictions"),
         M("lr=group.lr * self.spec.lr_schedule(step)", "lr=group.lr", "test_training.py rate_in_force"),
         M(
             "drawn, self.spec.lr_schedule(step))",
@@ -294,6 +314,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("owner]).fetchone() is None", "owner]).fetchall() is not None", "test_store.py another_does_not_get"),
         M("or _has_ended(host, pid)", "", "test_store.py a_claim_ends"),
         M("before.get((name, seen), now)", "before.get((name, seen), -seen)", "test_store.py a_claim_ends"),
+        M(
+            "2: _leave_out_defaults_of_norms, 3: _add",
+            "2: _leave_out_defaults_of_norms, 2: _add",
+            "test_store.py last_schema",
+        ),
         M("UPDATE claims SET seen = ? WHERE", "UPDATE claims SET seen = ? + 1e9 WHERE", "test_store.py heartbeat"),
         M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
         M('"UPDATE runs SET run_id = ? WHERE run = ?"', '"SELECT ?, ?"', "test_store.py schema_before"),
@@ -433,6 +458,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if held and all(held)", "if any(held)", "test_analysis.py verdict_follows"),
     ],
     "bnrepro/experiment.py": [
+        M(
+            "if PREDICTIONS in self.needs and not all(",
+            "if PREDICTIONS in self.needs and all(",
+            "test_experiment.py predictions",
+        ),
         M("if column not in measured", "if not measured", "test_experiments.py no_less_will_do"),
         M("for setting in settings):", "for setting in settings) and runs == []:", "test_experiment.py lack"),
         M("(*self.needs, *self.uses)", "(*self.needs,)", "test_experiment.py of_ones_own"),
@@ -447,6 +477,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if len(found) == 1", "if found", "test_presenting.py facet_by_facet"),
     ],
     "bnrepro/reference.py": [
+        M("astype(float).round(3)", "astype(float).round(2)", "test_reference.py three_decimals"),
         M('float_format="%.5g"', 'float_format="%.2g"', "test_reference.py come_back"),
         M("*MEASURED[table], *columns])", "*MEASURED[table]])", "test_reference.py by_its_name"),
         M("if name not in known()", "if not name", "test_api.py reference"),
