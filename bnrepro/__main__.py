@@ -1,7 +1,8 @@
 """The command line: Hydra composes ``conf/``, then does what the settings say.
 
 ``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+show`` draws
-it again; ``+verify`` trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is.
+it again; ``+verify`` trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is;
+``+claims`` lists what the paper claims, and what came of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bnrepro.composition import complete, gather_lists, given_to, options, refus
 from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.interrupts import end_interrupted, stop_on_signals
+from bnrepro.narrowing import AROUND
 from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 @hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
 def command(composed: DictConfig) -> None:
-    """Do what the settings say: one run, a sweep, the verification of one, or the benchmark."""
+    """Do what the settings say: one run, a sweep, the verification of one, the benchmark, or the list of claims."""
     from bnrepro.config import Settings
 
     overrides = typed(given_to(HydraConfig.get()))
@@ -51,6 +53,14 @@ def command(composed: DictConfig) -> None:
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """Do what the settings say, with the sweep of this name."""
+    if settings.claims:
+        others = {"benchmark": settings.benchmark, "sweep": choice, "verify.sweep": settings.verify.sweep}
+        for key, given in others.items():
+            if given is not None:
+                raise InputError(f"claims=true: not together with {key}={given}")
+        refuse(overrides, {*settings.run, *AROUND} - {"claims"}, "has no effect on claims=true")
+        commands.claims()
+        return
     if settings.benchmark:
         other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
         if choice or settings.verify.sweep is not None:

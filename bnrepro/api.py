@@ -155,6 +155,7 @@ def _settings(overrides: Sequence[str]) -> Settings:
         "sweep.show=true": settings.show,
         f"verify.sweep={settings.verify.sweep}": settings.verify.sweep,
         f"benchmark={settings.benchmark}": settings.benchmark,
+        "claims=true": settings.claims,
     }
     for override, given in others.items():
         if given:

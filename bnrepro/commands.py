@@ -1,4 +1,4 @@
-"""Do what the command line asks, and print it: train a run or a sweep, show it, verify it.
+"""Do what the command line asks, and print it: train a run or a sweep, show it, verify it, list claims.
 
 Errors are those of the rooms below; a command whose runs failed ends with :class:`TrainingFailed`.
 """
@@ -120,6 +120,17 @@ def again_and_again(seconds: float | None, task: Callable[[], object]) -> Iterat
         over.set()
         if seconds is not None:
             thread.join()
+
+
+def claims() -> None:
+    """List the paper's claims with their verdicts; in a checkout, write the list into its files, too."""
+    from . import claims as room
+
+    rows = room.ledger()
+    print(room.spell_ledger(rows))
+    if places.CHECKOUT:
+        for path in room.write_ledger(rows, places.CHECKOUT):
+            print(path.relative_to(places.CHECKOUT))
 
 
 def check(settings: Settings, name: str) -> None:

@@ -31,6 +31,7 @@ from .kernels import (
     BORDERED,
     BREADTH,
     BREADTH_IN,
+    CENTRED,
     CODE,
     CONSTANTS,
     CONV,
@@ -191,10 +192,13 @@ class Plan:
         at, buffers = self._take(n * steps[0][2].floats), (self._take(n * largest), self._take(n * largest))
         self.x = steps[0][2].block("", "x", at, n)
         self.ops = np.full((len(steps), FIELDS), -1)
+        activated = set[int]()  # the places of what nonlinearities give, which their gradients take: not to be changed
         for op, (name, layer, x, y) in zip(self.ops, steps, strict=True):
             code = OPERATIONS[type(layer)]
             op[[CODE, X, X_WIDTH, SIZE_IN, HEIGHT_IN, BREADTH_IN]] = code, at, x.width, x.size, x.height, x.breadth
-            if not isinstance(layer, Nonlinearity):  # which works in place
+            if isinstance(layer, Nonlinearity):  # which works in place
+                activated.add(at)
+            else:
                 at = self._take(n * y.floats)
             op[[Y, WIDTH, SIZE, HEIGHT, BREADTH]] = at, y.width, y.size, y.height, y.breadth
             if isinstance(layer, Dense | Conv2D):
@@ -210,6 +214,7 @@ class Plan:
                 self._place(self.state, name, 1, "updates")
                 op[CONSTANTS] = self._constants(layer.eps, layer.momentum, layer.inference == "batch")
                 op[SCRATCH] = self._take(2 * y.width)
+                op[CENTRED] = self._take(n * y.floats) if op[X] in activated else op[X]
             elif isinstance(layer, Dropout):
                 op[CONSTANTS] = self._constants(1 / (1 - layer.rate))
                 self.drops.append((name, layer, y))

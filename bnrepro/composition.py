@@ -40,6 +40,7 @@ MEANT = {
     "show": (MAIN_JOB, ["sweep={}", "sweep.show=true"]),
     "verify": (MAIN_JOB, ["verify.sweep={}"]),
     "benchmark": ("full", ["benchmark={}"]),
+    "claims": ("true", ["claims={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""
 
@@ -51,7 +52,7 @@ REFERENCE = "reference/"
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
-    """Write overrides with ``+sweep``, ``+show``, ``+verify`` and ``+benchmark`` in Hydra's own grammar.
+    """Write overrides with ``+sweep``, ``+show`` and other short commands in Hydra's own grammar.
 
     Bare, they get a default value; with one, they need no ``+``. Nor does a key that is new where any may be.
     """

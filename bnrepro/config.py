@@ -449,6 +449,8 @@ class Settings:
     compute: Compute
     benchmark: Literal["full", "quick"] | None
     """The extent of the benchmark; None unless that is the command."""
+    claims: bool
+    """Whether to list the paper's claims, and train nothing."""
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
@@ -471,6 +473,7 @@ class Settings:
             results_dir=_folder(_outer(composed, "results_dir", Annotated[str, Field(min_length=1)])),
             compute=_compute(composed.get("compute")),
             benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
+            claims=_outer(composed, "claims", bool),
         )
 
 

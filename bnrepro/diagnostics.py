@@ -19,7 +19,7 @@ import numpy as np
 from . import inference
 from .data import minibatches
 from .errors import InputError
-from .layers import Array, Dense
+from .layers import Array, Dense, Dropout, Nonlinearity
 from .measuring import ALWAYS, units_of
 from .measuring import Column as Column
 from .measuring import Diagnostic as Diagnostic
@@ -263,13 +263,15 @@ def jacobian(s: Snapshot) -> Mapping[str, Array]:
     """Measure the extreme and median singular values of each layer's Jacobian x̂ → ẑ (see :func:`singular_values`).
 
     The map is that from the nonlinearity's layer to the next; NaN for the last, whose next are the logits, and where
-    the layers between are not fully connected.
+    the layers between are not fully connected, or a norm is between them.
     """
     names, taps = ("jacobian_min", "jacobian_median", "jacobian_max"), list(s.taps.items())
     columns = np.full((3, len(s.lr), len(taps)), np.nan)
     for i, ((name, z), (following, _)) in enumerate(itertools.pairwise(taps)):
-        between = s.network.weights_before(following)
-        if z.ndim == 3 and isinstance(s.network.layers[between], Dense):
+        between, order = s.network.weights_before(following), [*s.network.layers]
+        passed = [s.network.layers[each] for each in order[order.index(name) : order.index(between)]]
+        connected = z.ndim == 3 and isinstance(s.network.layers[between], Dense)
+        if connected and all(isinstance(layer, Nonlinearity | Dropout) for layer in passed):
             (weights,) = _of_weights(s, between, s.params)
             y, _, backward = s.network.layers[name].forward({}, {}, z, train=True)
             found = singular_values(z, y, backward(np.ones_like(y))[0], weights)

@@ -32,17 +32,35 @@ PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the paper or its critics claim, and what decides whether it reproduces."""
+
+    id: str
+    """The row of the ledger (:mod:`bnrepro.claims`) that this is; what is not the paper's own begins with ``+``."""
+    section: str
+    """The place in the paper, as ``Section 3.3``, or the work of its critics."""
+    sentence: str
+    """The claim in one sentence."""
+    criterion: str
+    """The condition that each finding has to meet, in one sentence; fixed before the runs are looked at."""
+    findings: Callable[[Tables], Sequence[Finding]]
+    """Returns the estimates on which the verdict rests, held against the criterion, the foremost first."""
+    figure: str
+    """The file name, without ending, of the figure that shows it."""
+    paper: str = ""
+    """The paper's own number, if it states one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A claim, what it takes to test it, and how results become numbers, figures and a verdict.
+    """Claims, what it takes to test them, and how results become numbers, figures and verdicts.
 
     ``analyse`` and what follows get results in which nothing varies but ``arms`` and the seed: those of a sweep over
     further settings are given facet by facet (:func:`bnrepro.analysis.facets`). They may be any part of a sweep.
     """
 
-    claim: str
-    """The claim in one sentence, with the section of the paper."""
-    criterion: str
-    """The condition that a finding has to meet, in one sentence; fixed before the runs are looked at."""
+    claims: Sequence[Claim]
+    """What is tested: claims of which the same runs tell."""
     arms: Sequence[str]
     """The settings that are compared: columns of table ``runs``, or dotted keys, of a group for all of it."""
     needs: Sequence[str]
@@ -53,8 +71,6 @@ class Experiment:
     """Returns tables of estimates: those with an index level ``quantity`` are printed, others are for figures."""
     draw: Callable[[Tables], dict[str, Figure]]
     """Returns figures by file name, of the tables alone."""
-    verdict: Callable[[Tables], Sequence[Finding]]
-    """Returns the estimates on which the verdict rests, held against the criterion."""
 
     def check(self, name: str, runs: Sequence[RunConfig]) -> None:
         """Refuse a sweep that can't answer the question, before it is trained.

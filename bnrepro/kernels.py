@@ -301,7 +301,7 @@ DENSE, CONV, MAX_POOL, MEAN_POOL, NORM, SIGMOID, RELU, TANH, DROPOUT = range(9)
 """What an operation is; its other fields follow. Offsets count floats of the arena, and −1 stands for none."""
 CODE, X, X_WIDTH, SIZE_IN, HEIGHT_IN, BREADTH_IN, Y, WIDTH, SIZE, HEIGHT, BREADTH, DX, DY = range(13)
 PARAMS, BIAS, STATE, CONSTANTS, SCRATCH, TAP, KERNEL_HEIGHT, KERNEL_BREADTH, STRIDE, PAD = range(13, 23)
-AT_ONCE, BORDERED, FIELDS = range(23, 26)
+AT_ONCE, BORDERED, CENTRED, FIELDS = range(23, 27)
 
 TRAIN, PREDICT, FORWARD, BACKWARD = range(4)
 PLAIN, MOMENTUM, ADAGRAD = range(3)
@@ -540,11 +540,19 @@ def _clear(x):
 
 
 @_inner
+def _copy(x, y):
+    for i in range(len(x)):
+        y[i] = x[i]
+
+
+@_inner
 def _norm(f, op, n, train):
-    """Normalise as :class:`bnrepro.batchnorm.BatchNorm` does. In training x becomes c = x − μ."""
+    """Normalise as :class:`bnrepro.batchnorm.BatchNorm` does. In training c = x − μ is in the place ``CENTRED``."""
     width, state, constants = op[WIDTH], op[STATE], op[CONSTANTS]
     n *= op[HEIGHT] * op[BREADTH]
-    x, y = f[op[X] : op[X] + n * width].reshape(n, width), f[op[Y] : op[Y] + n * width].reshape(n, width)
+    if op[CENTRED] != op[X]:
+        _copy(f[op[X] : op[X] + n * width], f[op[CENTRED] : op[CENTRED] + n * width])
+    x, y = f[op[CENTRED] : op[CENTRED] + n * width].reshape(n, width), f[op[Y] : op[Y] + n * width].reshape(n, width)
     gamma, beta = f[op[PARAMS] : op[PARAMS] + width], f[op[BIAS] : op[BIAS] + width]
     mean, var = f[state : state + width], f[state + width : state + 2 * width]
     updates = f[state + 2 * width : state + 2 * width + 1]
@@ -602,7 +610,7 @@ def _norm(f, op, n, train):
 def _norm_backward(f, op, n, end, gradients):
     width = op[WIDTH]
     n *= op[HEIGHT] * op[BREADTH]
-    c, dy = f[op[X] : op[X] + n * width].reshape(n, width), f[op[DY] : op[DY] + n * width].reshape(n, width)
+    c, dy = f[op[CENTRED] : op[CENTRED] + n * width].reshape(n, width), f[op[DY] : op[DY] + n * width].reshape(n, width)
     slope, s = f[op[SCRATCH] : op[SCRATCH] + width], f[op[SCRATCH] + width : op[SCRATCH] + 2 * width]
     moved = 0 if end == SUBTRACT else gradients
     gamma, beta = f[op[PARAMS] + moved : op[PARAMS] + moved + width], f[op[BIAS] + moved : op[BIAS] + moved + width]
@@ -652,12 +660,6 @@ def _activate_backward(y, dy, code):
     else:
         for i in range(len(y)):
             dy[i] = (F(1) - y[i] * y[i]) * dy[i]
-
-
-@_inner
-def _copy(x, y):
-    for i in range(len(x)):
-        y[i] = x[i]
 
 
 @_inner

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from .optim import Params
 
 Tree = TypeVar("Tree", bound=Mapping[str, Any])
 NetworkBackward = Callable[[Array], Params]
+Placement = Literal["before", "after"]
 
 EVALUATION_CHUNK = 256
 """Test examples per forward pass, so that activations stay in cache."""
@@ -206,6 +207,20 @@ def copy_tree(tree: Params) -> Params:
     return {layer: {name: a.copy() for name, a in arrays.items()} for layer, arrays in tree.items()}
 
 
+def has_bias(norm: object, placement: Placement, bias: bool | None = None) -> bool:
+    """Tell whether hidden layers have a bias b; if it is not said, unless a norm, whose β takes its place, follows."""
+    return (norm is None or placement == "after") if bias is None else bias
+
+
+def _activated(
+    name: str, nonlinearity: Callable[[], Layer], norm: Callable[[], Layer] | None, placement: Placement
+) -> dict[str, Layer]:
+    """Return norm, if any, and nonlinearity in their order."""
+    layers: dict[str, Layer] = {f"norm{name}": norm()} if norm else {}
+    activation: dict[str, Layer] = {f"nonlinearity{name}": nonlinearity()}
+    return layers | activation if placement == "before" else activation | layers
+
+
 def mlp(
     hidden: Sequence[int],
     classes: int,
@@ -213,17 +228,27 @@ def mlp(
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
 ) -> Network:
     """Build fully connected hidden layers, each z = g(norm(W u)) (paper, Section 3.2), and K logits W u + b.
 
-    Dropout, if any, follows every nonlinearity.
+    With the norm after the nonlinearity they are z = norm(g(W u + b)). Dropout, if any, is the last of each.
+
+    Args:
+        hidden: units of each hidden layer.
+        classes: K.
+        initializer: draws W.
+        nonlinearity: makes g.
+        norm: makes a norm; None for none.
+        dropout: its rate; 0 for none.
+        placement: whether the norm stands before or after the nonlinearity.
+        bias: whether hidden layers have a bias b; None: see :func:`has_bias`.
     """
     layers: dict[str, Layer] = {"flatten": Flatten()}
     for i, units in enumerate(hidden, start=1):
-        layers[f"dense{i}"] = Dense(units, initializer, bias=norm is None, sparse=i == 1)
-        if norm:
-            layers[f"norm{i}"] = norm()
-        layers[f"nonlinearity{i}"] = nonlinearity()
+        layers[f"dense{i}"] = Dense(units, initializer, bias=has_bias(norm, placement, bias), sparse=i == 1)
+        layers |= _activated(str(i), nonlinearity, norm, placement)
         if dropout:
             layers[f"dropout{i}"] = Dropout(dropout)
     layers["logits"] = Dense(classes, initializer)
@@ -238,17 +263,19 @@ def cnn(
     nonlinearity: Callable[[], Layer],
     norm: Callable[[], Layer] | None,
     dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
 ) -> Network:
     """Build stages of convolution, norm, nonlinearity and 2 × 2 max pooling, then K logits W u + b.
 
-    Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits.
+    Convolutions keep the size of the image (for odd kernels). Dropout, if any, precedes the logits. Placement and bias
+    are those of :func:`mlp`.
     """
     layers: dict[str, Layer] = {}
     for i, maps in enumerate(channels, start=1):
-        layers[f"conv{i}"] = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=norm is None)
-        if norm:
-            layers[f"norm{i}"] = norm()
-        layers[f"nonlinearity{i}"] = nonlinearity()
+        own_bias = has_bias(norm, placement, bias)
+        layers[f"conv{i}"] = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
+        layers |= _activated(str(i), nonlinearity, norm, placement)
         layers[f"pool{i}"] = MaxPool2D(2)
     layers["flatten"] = Flatten()
     if dropout:

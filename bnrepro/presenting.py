@@ -1,4 +1,4 @@
-"""Show what an experiment finds in the results of its sweep: on the screen tables and a verdict, in files all of it."""
+"""Show what an experiment finds in the results of its sweep: on the screen tables and verdicts, in files all of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .analysis import Estimate, Finding, Tables, facets, judge
 from .composition import compose
 from .config import Figures, RunConfig, Settings
 from .errors import InputError
-from .experiment import Experiment, import_experiment
+from .experiment import Claim, Experiment, import_experiment
 from .provenance import digest
 from .settings import flatten, to_override
 from .store import Results, Store
@@ -164,7 +164,7 @@ def show(
 
 
 def present(experiment: Experiment, results: Results, folder: Path, figures: Figures, expected: int) -> str:
-    """Analyse results, write tables, figures and the verdict, and return what there is to read of them.
+    """Analyse results, write tables, figures and verdicts, and return what there is to read of them.
 
     Args:
         experiment: to be shown.
@@ -178,7 +178,8 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
     count = len(results.runs)
     note = "" if count == expected else f"{count} of {expected} runs"
     found = [(facet, experiment.analyse(part)) for facet, part in facets(results, experiment.arms)]
-    lines, paths, verdicts = [], [], []
+    lines, paths = [], []
+    verdicts: list[list[dict[str, Any]]] = [[] for _ in experiment.claims]
     for facet, tables in found:
         title = ", ".join(f"{key}={to_override(value)}" for key, value in facet.items())
         notes = "; ".join(filter(None, [note, title]))
@@ -193,9 +194,10 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
                 file = re.sub(r"[^\w.,=\[\]+-]", "_", ",".join(filter(None, [stem, title.replace(", ", ",")])))
                 drawn[file] = figure
             paths += parts.save_all(drawn, folder, figures.formats)
-        findings = experiment.verdict(tables)
-        verdicts.append({"facet": facet, "answer": judge(findings), "findings": [_as_dict(f) for f in findings]})
-        lines += [*_spell_verdict(experiment, findings, notes), ""]
+        for claim, of_claim in zip(experiment.claims, verdicts, strict=True):
+            findings = claim.findings(tables)
+            of_claim.append({"facet": facet, "answer": judge(findings), "findings": [_as_dict(f) for f in findings]})
+            lines += [*_spell_verdict(claim, findings, notes), ""]
     for name, table in _put_together(found).items():
         path = folder / (f"{name}.csv" if "quantity" in table.index.names else f"drawn/{name}.csv.xz")
         with parts.atomic_write(path) as partial:
@@ -203,10 +205,12 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
         paths.append(path)
     paths.append(folder / "verdict.json")
     with parts.atomic_write(paths[-1]) as partial:
-        told = {"claim": experiment.claim, "criterion": experiment.criterion, "runs": count, "of": expected}
-        partial.write_text(
-            json.dumps(told | {"verdicts": verdicts}, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8"
-        )
+        claims = [
+            {"id": claim.id, "sentence": claim.sentence, "criterion": claim.criterion, "verdicts": of_claim}
+            for claim, of_claim in zip(experiment.claims, verdicts, strict=True)
+        ]
+        told = {"runs": count, "of": expected, "claims": claims}
+        partial.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
     return "\n".join([*lines, *(str(_relative(path)) for path in paths)])
 
 
@@ -217,9 +221,9 @@ def _as_dict(finding: Finding) -> dict[str, Any]:
     return {"of": finding.of, **numbers, "n": n, "bound": bound, "holds": finding.holds}
 
 
-def _spell_verdict(experiment: Experiment, findings: Sequence[Finding], note: str) -> list[str]:
+def _spell_verdict(claim: Claim, findings: Sequence[Finding], note: str) -> list[str]:
     held = {True: "holds", False: "does not hold", None: "can't be told"}
-    said = [f"claim: {experiment.claim}", f"criterion: {experiment.criterion}"]
+    said = [f"claim {claim.id} ({claim.section}): {claim.sentence}", f"criterion: {claim.criterion}"]
     said += [f"- {f.of}: {spell(f.estimate) or 'not measured'}, {held[f.holds]}" for f in findings]
     said.append(f"verdict{f' ({note})' if note else ''}: {judge(findings)}")
     return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said]

@@ -22,7 +22,7 @@ from .data import Dataset, Source
 from .diagnostics import DIAGNOSTICS
 from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
 from .measuring import ALWAYS, Diagnostic
-from .network import Network, cnn, mlp
+from .network import Network, Placement, cnn, has_bias, mlp
 from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
@@ -85,11 +85,18 @@ class Model(Architecture):
     norm_options: Annotated[dict[str, Any], Setting(described_by="normalization")]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     init: Annotated[Init, Setting(per_run=True)]
+    placement: Placement = "before"
+    bias: bool | None = None
+    """Whether hidden layers have a bias b; None: unless a norm, whose β takes its place, follows at once."""
 
     def __post_init__(self) -> None:
-        """Check that activation and norm are known."""
+        """Check that activation and norm are known; give placement and bias the one spelling that a network has."""
         ACTIVATIONS.resolve(self.activation, "activation")
-        NORMS.resolve(self.norm, "norm")
+        norm = NORMS.resolve(self.norm, "norm")
+        if norm is None:
+            object.__setattr__(self, "placement", "before")
+        if self.bias == has_bias(norm, self.placement):
+            object.__setattr__(self, "bias", None)
 
     @functools.cached_property
     def normalization(self) -> Norm | None:
@@ -97,11 +104,14 @@ class Model(Architecture):
         norm = NORMS.resolve(self.norm, "norm")
         return norm(**self.norm_options) if norm else None
 
-    def parts(self) -> tuple[Initializer, Callable[[], Nonlinearity], Callable[[], Norm] | None, float]:
-        """Return initializer, nonlinearity, norm and dropout, as the builders of networks take them."""
+    def parts(
+        self,
+    ) -> tuple[Initializer, Callable[[], Nonlinearity], Callable[[], Norm] | None, float, Placement, bool | None]:
+        """Return initializer, nonlinearity, norm, dropout, placement and bias, as builders of networks take them."""
         norm = self.normalization
         nonlinearity = ACTIVATIONS.resolve(self.activation, "activation")
-        return self.init.build(), nonlinearity, (lambda: norm) if norm else None, self.dropout
+        norms = (lambda: norm) if norm else None
+        return self.init.build(), nonlinearity, norms, self.dropout, self.placement, self.bias
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bnrepro import Results, analysis, figures
 from bnrepro.analysis import Estimate, Finding, Tables, estimate, levels
 from bnrepro.commands import redraw
-from bnrepro.experiment import Experiment
+from bnrepro.experiment import Claim, Experiment
 
 CELL = ["activation", "norm", "train.batch_size"]
 
@@ -34,7 +34,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
     return {"batch_size": figures.accuracy_against("examples in a mini-batch", tables["final"], tables["diverged"])}
 
 
-def verdict(tables: Tables) -> list[Finding]:
+def findings(tables: Tables) -> list[Finding]:
     """Return the gain at the smallest and at the largest batch size, per activation; nothing of one size alone."""
     table, sizes = tables["accuracy"], levels(tables["accuracy"], "train.batch_size")
     ends = [(sizes[0], analysis.below), (sizes[-1], analysis.above)] if len(sizes) > 1 else []
@@ -46,13 +46,20 @@ def verdict(tables: Tables) -> list[Finding]:
 
 
 EXPERIMENT = Experiment(
-    claim="Batch norm (Section 3.1) gains accuracy in large mini-batches and costs it in small ones (Ioffe 2017).",
-    criterion="The gain is at least 0 in the largest mini-batches and at most 0 in the smallest, with whole intervals.",
+    claims=[
+        Claim(
+            id="+batch_size",
+            section="Ioffe 2017",
+            sentence="Batch norm gains accuracy in large mini-batches and costs it in small ones.",
+            criterion="The interval of gain is at most 0 in the smallest and at least 0 in the largest mini-batches.",
+            findings=findings,
+            figure="batch_size",
+        )
+    ],
     arms=CELL,
     needs=["run.test_accuracy"],
     analyse=analyse,
     draw=draw,
-    verdict=verdict,
 )
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bnrepro.analysis import Finding, Tables
 from bnrepro.composition import compose
 from bnrepro.config import RunConfig, Settings
+from bnrepro.experiment import Experiment
 from bnrepro.recipe import MEASURES
 from bnrepro.store import Results, RunResult, Store
 from bnrepro.sweeping import expand
@@ -51,6 +53,12 @@ def made_up(runs: Sequence[RunConfig], *, diverged: bool | None = None) -> Resul
         return Results(results.runs, *(results.table(name) for name in ("curves", "layers", "units")))
 
 
+def findings_of(experiment: Experiment, tables: Tables, *ids: str) -> list[Finding]:
+    """The findings of an experiment's claims: of those of these ids, or of all."""
+    claims = [claim for claim in experiment.claims if not ids or claim.id in ids]
+    return [finding for claim in claims for finding in claim.findings(tables)]
+
+
 @functools.cache
 def runs_of(name: str, *overrides: str) -> tuple[RunConfig, ...]:
     """The runs of a sweep."""
@@ -60,7 +68,7 @@ def runs_of(name: str, *overrides: str) -> tuple[RunConfig, ...]:
 
 MINE = """
 from bnrepro.analysis import above, estimate, mean, outcomes, cells, table, finals
-from bnrepro.experiment import Experiment
+from bnrepro.experiment import Claim, Experiment
 from bnrepro.figures import accuracy_against
 
 
@@ -74,19 +82,26 @@ def draw(tables):
     return {"mine": accuracy_against("learning rate", tables["final"], tables["diverged"])}
 
 
-def verdict(tables):
+def findings(tables):
     return [above("accuracy at 0.1", estimate(tables["score"], 0.1, "accuracy"), 0.5)]
 
 
 EXPERIMENT = Experiment(
-    claim="It learns (Section 0).",
-    criterion="It ends at 50% or more.",
+    claims=[
+        Claim(
+            id="+mine",
+            section="Section 0",
+            sentence="It learns.",
+            criterion="It ends at 50% or more.",
+            findings=findings,
+            figure="mine",
+        )
+    ],
     arms=["lr"],
     needs=["run.test_accuracy"],
     uses=["layer.p50"],
     analyse=analyse,
     draw=draw,
-    verdict=verdict,
 )
 """
 """An experiment of a user's own."""

@@ -116,6 +116,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M("if op[X] in activated else op[X]", "if not op[X] else op[X]", "test_compiled.py one_step"),
         M("Diverged(begin + step,", "Diverged(step,", "test_compiled.py golden"),
         M("self.spec.lr_schedule(step) for", "self.spec.lr_schedule(0) for", "test_compiled.py leads_to_the_numbers"),
         M("drawn + step, (", "drawn, (", "test_compiled.py leads_to_the_numbers"),
@@ -135,6 +136,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M('f"dropout{i}"] = Dropout(dropout)', 'f"dropout{i}"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
         M('"dropout"] = Dropout(dropout)', '"dropout"] = Dropout(dropout / 2)', "test_recipe.py dropout"),
         M("if other in self.weights][-1]", "if other in self.weights][0]", "test_diagnostics.py weights_before"),
+        M('if placement == "before" else', 'if placement != "before" else', "test_network.py where_they_are_asked_for"),
         M("need_dx=i > first", "need_dx=True", "test_network.py backward_stops"),
         M("padding=kernel // 2", "padding=0", "test_network.py cnn_stacks"),
         M("array.dtype, np.floating", "array.dtype, np.number", "test_network.py keep_every_bit"),
@@ -225,7 +227,8 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/recipe.py": [
         M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
         M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
-        M("if norm else None, self.dropout", "if norm else None, self.dropout / 2", "test_recipe.py dropout"),
+        M("norms, self.dropout, self", "norms, self.dropout / 2, self", "test_recipe.py dropout"),
+        M("placement, self.bias", "placement, None", "test_recipe.py where_they_are_asked_for"),
         M("dtype=np.dtype(first.train.dtype)", 'dtype=np.dtype("float32")', "test_recipe.py dtype"),
         M("[run.lr for run in runs]", "[first.lr for run in runs]", "test_recipe.py its_own_rate"),
         M("[run.seed for run in runs]", "[first.seed for run in runs]", "test_recipe.py its_own_rate"),
@@ -246,7 +249,7 @@ ROOMS: dict[str, list[Mutation]] = {
         ),
         M("values[i].tolist()", "values[0].tolist()", "test_recipe.py rows"),
         M("enumerate(measured.layers, start=1)", "enumerate(measured.layers)", "test_recipe.py rows"),
-        M("float(accuracy)", "float(event.test_accuracy[0])", "test_recipe.py diverges"),
+        M("float(event.test_accuracy[i])", "float(event.test_accuracy[0])", "test_recipe.py diverges"),
         M('"diverged", event.step', '"diverged", event.step + 1', "test_recipe.py diverges"),
         M('Setting(per_run=True, column="seed")', 'Setting(column="seed")', "test_config.py a_group_is"),
         M("Annotated[Init, Setting(per_run=True)]", "Annotated[Init, Setting()]", "test_config.py a_group_is"),
@@ -317,7 +320,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M(
             "2: _leave_out_defaults_of_norms, 3: _add",
             "2: _leave_out_defaults_of_norms, 2: _add",
-            "test_store.py last_schema",
+            "test_store.py of_the_last",
         ),
         M("UPDATE claims SET seen = ? WHERE", "UPDATE claims SET seen = ? + 1e9 WHERE", "test_store.py heartbeat"),
         M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
@@ -457,6 +460,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M("True if low >= threshold", "True if found.value >= threshold", "test_analysis.py whole_interval"),
         M("if held and all(held)", "if any(held)", "test_analysis.py verdict_follows"),
     ],
+    "bnrepro/claims.py": [
+        M("if each in known)", ")", "test_claims.py order"),
+        M('each["id"] == claim.id', "True", "test_claims.py not_run"),
+        M("finding['holds'] is True", "finding['holds']", "test_claims.py reference_data"),
+        M("if begin and end", "if begin or end", "test_claims.py without_marks"),
+    ],
     "bnrepro/experiment.py": [
         M(
             "if PREDICTIONS in self.needs and not all(",
@@ -581,6 +590,21 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/__init__.py": [
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
+    ],
+    "experiments/norms.py": [
+        M("if name == self.trained}", "}", "test_norms.py trains_the_part"),
+        M("slope * (x - mean)", "slope * x", "test_norms.py central_differences"),
+        M("counter=[0, 0, 0, drawn]", "counter=[0, 0, 0, 0]", "test_norms.py new_at_every_step"),
+        M("< self.batches", "<= self.batches", "test_norms.py frozen"),
+        M("r * grads[", "grads[", "test_norms.py batch_renorm"),
+        M("[self.begin, self.end], [0, 1]", "[0, self.end], [0, 1]", "test_norms.py limits_of_batch_renorm"),
+        M("var * ((m - 1) / m)", "var", "test_norms.py limits_of_batch_renorm"),
+        M("(*x.shape[:2], self.groups, -1)", "(*x.shape[:2], 1, -1)", "test_norms.py one_example"),
+        M("- 2 * self.alpha", "- self.alpha", "test_norms.py central_differences"),
+    ],
+    "experiments/rules.py": [
+        M("[*weights][:-1]", "[*weights]", "test_rules.py only_hidden"),
+        M("-2 * step - 1", "-2 * step", "test_rules.py decay_at"),
     ],
     "experiments/wrong_layers.py": [
         M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),

@@ -86,6 +86,10 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
         (lambda: api.train(["+sweep"]), r"sweep: bnrepro.sweep\(NAME, overrides\) trains one"),
         (lambda: api.train(["+sweep/scale=mnist"]), r"sweep: bnrepro.sweep\(NAME, overrides\) trains one"),
         (
+            lambda: api.train(["+claims"]),
+            "claims=true: only on the command line, python -m bnrepro claims=true",
+        ),
+        (
             lambda: api.train(["+benchmark"]),
             "benchmark=full: only on the command line, python -m bnrepro benchmark=full",
         ),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import findings_of
 
 from bnrepro.analysis import Tables, estimate, judge, levels
 from bnrepro.experiment import import_experiment
@@ -78,7 +79,7 @@ def test_the_verdict_is_of_the_smallest_and_the_largest_mini_batches(
     accuracies: dict[tuple[str, int], list[float]], holds: list[bool | None], answer: str
 ) -> None:
     assert EXPERIMENT
-    findings = EXPERIMENT.verdict(tables_of(accuracies))
+    findings = findings_of(EXPERIMENT, tables_of(accuracies))
     assert [finding.holds for finding in findings] == holds
     assert judge(findings) == answer
     sizes = sorted({size for _, size in accuracies})

@@ -43,7 +43,7 @@ from bnrepro.layers import (
     he,
     softmax_cross_entropy,
 )
-from bnrepro.network import Network, mlp, stack_runs
+from bnrepro.network import Network, Placement, mlp, stack_runs
 from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, StepDecay
 from bnrepro.sweeping import train_group
 from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, train
@@ -95,6 +95,8 @@ class Case:
     norm: Any = None
     optimizer: Optimizer = PLAIN
     dropout: float = 0
+    placement: Placement = "before"
+    bias: bool | None = None
     hidden: tuple[int, ...] = (20, 17)
     batch: int = 12
     density: float = 0.2
@@ -114,7 +116,8 @@ class Case:
     def network(self) -> Network:
         """What is trained."""
         if not self.layers:
-            return mlp(self.hidden, 10, Normal(0.3), self.activation, self.norm, self.dropout)
+            parts = self.activation, self.norm, self.dropout, self.placement, self.bias
+            return mlp(self.hidden, 10, Normal(0.3), *parts)
         return Network({str(i): layer for i, layer in enumerate([*self.layers, Flatten(), Dense(10, Normal(0.3))])})
 
     def data(self) -> Dataset:
@@ -195,6 +198,8 @@ ILL_CONDITIONED = {"gradient_ratio", "shift_cosine", "landscape_smoothness"}
     norm=st.none() | norms.map(lambda norm: lambda: norm),
     optimizer=optimizers,
     dropout=st.sampled_from([0, 0.3]),
+    placement=st.sampled_from(["before", "after"]),
+    bias=st.none() | st.booleans(),
     hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
     batch=st.integers(2, 33),
     density=st.sampled_from([0, 0.1, 0.9]),

@@ -29,6 +29,7 @@ from bnrepro.startup import VERSION_BASE
         ("verify=figure1", ["verify.sweep=figure1"]),
         ("+benchmark", ["benchmark=full"]),
         ("+benchmark=quick", ["benchmark=quick"]),
+        ("+claims", ["claims=true"]),
         ("sweep", ["sweep"]),  # which Hydra refuses
         ("++sweep.grid.seed=[0]", ["++sweep.grid.seed=[0]"]),
         ("+sweep/scale=mnist", ["+sweep/scale=mnist"]),

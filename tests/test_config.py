@@ -73,7 +73,11 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("model.activation", None, "must be a valid string"),
         ("model.norm", "layer", NAMES.format("none, batch")),
         ("model.norm", "json.dumps", "must be a dataclass"),
-        ("model.width", 3, "no such key; known are activation, norm, norm_options, dropout, init, hidden"),
+        (
+            "model.width",
+            3,
+            "no such key; known are activation, norm, norm_options, dropout, init, placement, bias, hidden",
+        ),
         ("model.init.scheme", "lecun", NAMES.format("normal, xavier, he")),
         ("model.init.std", 0, "must be greater than 0"),
         ("model.init.std", None, "scheme normal needs one above 0"),
@@ -192,6 +196,8 @@ LEAVES: dict[str, Any] = {
     "model.dropout": 0.5,
     "model.init.scheme": "he",
     "model.init.std": 0.2,
+    "model.placement": "after",
+    "model.bias": True,
     "optimizer.name": "bnrepro.optim.Momentum",
     "optimizer.lr": 0.2,
     "optimizer.momentum": 0.5,
@@ -251,6 +257,10 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
         ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
+        ({}, {"model.placement": "after"}),  # or to be placed
+        ({}, {"model.bias": True}),
+        (BATCH, BATCH | {"model.bias": False}),
+        (BATCH | {"model.placement": "after"}, BATCH | {"model.placement": "after", "model.bias": "true"}),
         (BATCH, BATCH | {"model.norm_options": {"eps": 1e-5, "momentum": 0.9}}),
         (BATCH, BATCH | {"model.norm_options": {"momentum": 0.9}}),
         (BATCH | {"model.norm_options": {"eps": 1}}, BATCH | {"model.norm_options": {"eps": 1.0}}),
@@ -313,6 +323,8 @@ def test_ids_are_stable() -> None:
             "norm_options": {},
             "dropout": 0.0,
             "init": {"scheme": "normal", "std": 0.1},
+            "placement": "before",
+            "bias": None,
         },
         "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
         "lr_schedule": {"name": "constant"},
@@ -329,8 +341,9 @@ def test_ids_are_stable() -> None:
         "seed": 0,
     }
     run = RunConfig.parse(settled)
-    settled["train"] |= {"early_measurements": True, "predictions": False}  # which came later
-    assert run.to_dict() == settled
+    found = run.to_dict()
+    assert (found["train"].pop("early_measurements"), found["train"].pop("predictions")) == (True, False)  # came later
+    assert found == settled
     assert run.run_id == "e4a96ca629f232e2"
 
 
@@ -537,6 +550,8 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
         ),
         (["dataset=mnist", "dataset.sha256=[foo,null]"], "dataset.sha256.1=null: must be a valid string"),
         (["dataset=mnist", "dataset.sha256_gz=foo"], "dataset.sha256_gz=foo: must be a valid list, or null"),
+        (["model.placement=behind"], "model.placement=behind: must be 'before' or 'after'"),
+        (["model.bias=maybe"], "model.bias=maybe: must be a valid boolean"),
         (["model.init.std=-1"], "model.init.std=-1: must be greater than 0.0, or null"),
         (["model.dropout=1.0"], "model.dropout=1.0: must be less than 1"),
         (["optimizer.weight_decay=-1.0"], "optimizer.weight_decay=-1.0: must be at least 0"),
@@ -631,11 +646,13 @@ def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_defa
         settings = run.to_dict()
         for name, usual in {"engine": "numpy", "early_measurements": True, "predictions": False}.items():
             assert settings["train"].pop(name) == usual
+        assert (settings["model"].pop("placement"), settings["model"].pop("bias")) == ("before", None)
         assert run.run_id == sha256(settings)
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
     settings = run.to_dict()
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
     for name in ("engine", "early_measurements", "predictions"):
         del settings["train"][name]
+    del settings["model"]["placement"], settings["model"]["bias"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import findings_of
 from matplotlib.figure import Figure
 
 from bnrepro.analysis import estimate, judge, rows
@@ -236,6 +237,7 @@ def test_an_arm_is_drawn_at_its_most_accurate_rate(accuracies: dict[tuple[float,
 # Verdict
 
 THRICE = [1.0, 1.1, 1.2]
+CLAIMS = ["2.2", "+gradient_shift"]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_the_verdict_is_that_inputs_drift_less_and_gradients_change_no_less(
     drift: float, gradient: float, answer: str
 ) -> None:
     results = with_shift(both(THRICE, [drift * x for x in THRICE]), gradient)
-    findings = EXPERIMENT.verdict(EXPERIMENT.analyse(results))
+    findings = findings_of(EXPERIMENT, EXPERIMENT.analyse(results), *CLAIMS)
     names = [f"sigmoid, rate 0.1, ratio of {measure}" for measure in (DRIFT, RELATIVE)]
     assert [finding.of for finding in findings] == names
     assert [finding.estimate.value for finding in findings] == pytest.approx([drift, gradient])
@@ -272,7 +274,7 @@ def test_the_verdict_is_that_inputs_drift_less_and_gradients_change_no_less(
     ],
 )
 def test_some_runs_tell_nothing(results: Results) -> None:
-    assert judge(EXPERIMENT.verdict(EXPERIMENT.analyse(results))) == "can't be told from these runs"
+    assert judge(findings_of(EXPERIMENT, EXPERIMENT.analyse(results), *CLAIMS)) == "can't be told from these runs"
 
 
 # Figures

@@ -536,6 +536,12 @@ def test_jacobian_is_nan_where_the_layers_between_are_not_fully_connected() -> N
     np.testing.assert_allclose(found["jacobian_min"][:, 1], [v[-1] for v in expected], rtol=1e-10)
 
 
+def test_jacobian_is_nan_where_a_norm_is_between() -> None:
+    s = take(mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, placement="after"))
+    for column in read("jacobian", s).values():
+        np.testing.assert_array_equal(column, np.full((3, 3), np.nan))
+
+
 @pytest.mark.parametrize("activation", [Sigmoid, ReLU])
 @pytest.mark.parametrize("factors", [[7.0, 7.0, 7.0, 7.0], [7.0, 0.2, 3.0, 50.0]], ids=["layer", "unit by unit"])
 def test_with_batch_norm_the_scale_of_the_weights_is_nothing_to_the_jacobian(

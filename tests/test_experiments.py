@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -78,7 +79,7 @@ every_part = pytest.mark.parametrize("part", PARTS)
 
 
 def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers", "norms", "rules"}
 
 
 @every_experiment
@@ -112,12 +113,27 @@ def test_any_part_of_a_sweep_is_drawn_with_labelled_axes(name: str, part: str) -
 @every_experiment
 @every_part
 def test_any_part_of_a_sweep_has_a_verdict(name: str, part: str) -> None:
-    findings = experiment(name).verdict(tables_of(name, part))
-    assert len({finding.of for finding in findings}) == len(findings)
-    answer = analysis.judge(findings)
-    assert answer in get_args(Answer)
-    if part in ("one seed", "the first run", "the last run", "one value of each setting"):
-        assert answer == "can't be told from these runs"
+    for claim in experiment(name).claims:
+        findings = claim.findings(tables_of(name, part))
+        assert len({finding.of for finding in findings}) == len(findings)
+        answer = analysis.judge(findings)
+        assert answer in get_args(Answer)
+        if part in ("one seed", "the first run", "the last run", "one value of each setting"):
+            assert answer == "can't be told from these runs", claim.id
+
+
+@every_experiment
+def test_claims_are_sentences_of_which_a_figure_is_drawn_from_the_whole_sweep(name: str) -> None:
+    claims = experiment(name).claims
+    assert claims
+    with figures.look():
+        drawn = experiment(name).draw(tables_of(name, "all"))
+    for claim in claims:
+        for sentence in (claim.sentence, claim.criterion):
+            assert re.fullmatch(r"[A-Z‖].*[\w%)]\.", sentence), sentence
+        assert claim.section
+        assert claim.figure in drawn
+        assert claim.findings(tables_of(name, "all"))
 
 
 @every_experiment
@@ -156,7 +172,8 @@ def test_the_sweep_measures_what_is_needed_and_no_less_will_do(name: str) -> Non
     few = runs_of(name, f"diagnostics=[{','.join(sorted(needed))}]")
     shown.check(name, few)
     tables = shown.analyse(made_up([run for run in few if run.seed < 2]))
-    shown.verdict(tables)
+    for claim in shown.claims:
+        claim.findings(tables)
     with figures.look():
         shown.draw(tables)
     for missing in needed:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import findings_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -149,7 +150,7 @@ PAPER = off_by("batch", 0.0)
 def test_there_is_no_distance_where_nothing_can_be_compared(runs: list[dict[str, Any]]) -> None:
     tables = analysed(*runs)
     assert {*tables["score"].index.unique("quantity")} == {FINAL, "diverged"}
-    assert judge(figure1.verdict(tables)) == "can't be told from these runs"
+    assert judge(findings_of(figure1, tables, "4.1a")) == "can't be told from these runs"
 
 
 def test_accuracy_is_the_mean_over_seeds_and_a_diverged_run_counts_as_0() -> None:
@@ -232,7 +233,7 @@ def test_the_verdict_is_on_the_common_setting(none: list[float], batch: list[flo
         *seeds_of("none", *(off_by("none", d) for d in none)),
         *seeds_of("batch", *(off_by("batch", d) for d in batch)),
     ]
-    findings = figure1.verdict(analysed(*near, *both(0, 0.5, lr=3), *both(0.5, 0, lr=6)))
+    findings = findings_of(figure1, analysed(*near, *both(0, 0.5, lr=3), *both(0.5, 0, lr=6)), "4.1a")
     held = {finding.of: finding.holds for finding in findings}
     assert held["without batch norm, largest less crossed"]
     assert held["with batch norm, largest less crossed"]
@@ -242,7 +243,7 @@ def test_the_verdict_is_on_the_common_setting(none: list[float], batch: list[flo
 
 def test_a_curve_that_is_the_other_arms_does_not_hold() -> None:
     runs = [*seeds_of("none", PAPER, off_by("batch", 0.001)), *seeds_of("batch", *[off_by("none", 0)] * 2)]
-    assert judge(figure1.verdict(analysed(*runs))) == "does not reproduce"
+    assert judge(findings_of(figure1, analysed(*runs), "4.1a")) == "does not reproduce"
 
 
 # Units

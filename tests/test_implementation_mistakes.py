@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gradients import assert_gradients
+from made_up import findings_of
 
 from bnrepro.analysis import estimate, levels, rows
 from bnrepro.batchnorm import BatchNorm
@@ -117,7 +118,7 @@ def test_per_pixel_has_one_gamma_and_statistics_for_every_pixel() -> None:
 # What the experiment makes of runs
 
 MEASURES = ["final accuracy", "accuracy lost", "train loss"]
-OUTSIDE, PER_PIXEL = (title for _, title in module.CLAIMS)
+OUTSIDE, PER_PIXEL = (module.TITLES[name] for name in ("OutsideGradient", "PerPixel"))
 
 
 def test_every_mistake_has_a_title() -> None:
@@ -188,7 +189,7 @@ def test_the_claims_hold_where_accuracy_is_lost() -> None:
     cells = [("mlp", "batch", size, right) for size in (4, 60)] + [("cnn", "batch", size, right) for size in (4, 60)]
     cells += [("mlp", "OutsideGradient", 4, wrong), ("mlp", "OutsideGradient", 60, right)]
     cells += [("cnn", "PerPixel", 4, [0.95, 0.94, 0.96]), ("mlp", "PerPixel", 60, wrong)]
-    findings = experiment.verdict(experiment.analyse(results_of(*cells)))
+    findings = findings_of(experiment, experiment.analyse(results_of(*cells)), "2.3", "3.2c")
     assert {finding.of: finding.holds for finding in findings} == {
         f"{OUTSIDE}, in mini-batches of 4": True,
         f"{OUTSIDE}, in mini-batches of 60": False,

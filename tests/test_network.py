@@ -23,7 +23,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, cnn, mlp, select_runs, stack_runs
+from bnrepro.network import Network, Placement, cnn, mlp, select_runs, stack_runs
 from bnrepro.optim import Params
 
 each_activation = pytest.mark.parametrize("activation", [Sigmoid, ReLU])
@@ -226,6 +226,30 @@ def test_mlp_stacks_dense_norm_and_nonlinearity_without_bias_before_a_norm(norm:
     assert shapes == weights | biases
 
 
+@pytest.mark.parametrize("make", [mlp, lambda hidden, *parts, **given: cnn(hidden, 3, *parts, **given)])
+@pytest.mark.parametrize(
+    ("norm", "placement", "bias", "order", "has_bias"),
+    [
+        (BatchNorm, "before", None, ["norm", "nonlinearity"], False),
+        (BatchNorm, "before", True, ["norm", "nonlinearity"], True),
+        (BatchNorm, "after", None, ["nonlinearity", "norm"], True),
+        (BatchNorm, "after", False, ["nonlinearity", "norm"], False),
+        (None, "before", None, ["nonlinearity"], True),
+        (None, "before", False, ["nonlinearity"], False),
+    ],
+)
+def test_norm_and_bias_are_where_they_are_asked_for(
+    make: Any, norm: Make | None, placement: Placement, bias: bool | None, order: list[str], has_bias: bool
+) -> None:
+    network = make([5, 4], 3, xavier, ReLU, norm, 0.0, placement, bias)
+    params, _ = network.init(np.random.default_rng(0), (1, 6, 6))
+    names = [name for name in network.layers if name.startswith(("dense", "conv", "norm", "nonlinearity"))]
+    linear = names[0].rstrip("1")
+    assert names == [f"{name}{i}" for i in (1, 2) for name in (linear, *order)]
+    assert [("b" in params[f"{linear}{i}"]) for i in (1, 2)] == [has_bias, has_bias]
+    assert "b" in params["logits"]
+
+
 def test_equal_seeds_give_equal_weights_with_and_without_norm_and_scaled_ones_at_another_std() -> None:
     def weights(std: float, activation: Make, norm: Make | None, seed: int) -> Arrays:
         network = mlp([5, 4], 3, Normal(std), activation, norm)
@@ -272,6 +296,8 @@ def test_gradients_of_convolutional_and_of_dropped_out_networks_equal_central_di
     for network in (
         cnn([2, 2], 3, 3, xavier, activation, norm, dropout),
         mlp([4, 3], 3, xavier, activation, norm, dropout),
+        mlp([4, 3], 3, xavier, activation, norm, dropout, "after"),
+        cnn([2, 2], 3, 3, xavier, activation, norm, dropout, "after"),
     ):
         params, state = (stack_runs([tree], np.dtype(float)) for tree in network.init(rng, image))
         for b in (arrays["b"] for arrays in params.values() if "b" in arrays):

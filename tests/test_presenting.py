@@ -156,7 +156,7 @@ def test_what_is_shown_is_printed_and_written(
     assert {str(path.relative_to(drawn)) for path in drawn.rglob("*.*")} == set(files)
     assert lines[0] == "score:"
     assert lines[6:10] == [
-        "claim: It learns (Section 0).",
+        "claim +mine (Section 0): It learns.",
         "criterion: It ends at 50% or more.",
         lines[8],
         "verdict: reproduces",
@@ -168,8 +168,9 @@ def test_what_is_shown_is_printed_and_written(
     of_runs = json.loads((drawn / "settings.json").read_text("utf-8"))
     assert (of_runs["optimizer.lr"], of_runs["seed"], of_runs["model.hidden"]) == ([0.1, 0.2], [0, 1], [[8]])
     said = json.loads((drawn / "verdict.json").read_text("utf-8"))
-    assert (said["claim"], said["runs"], said["of"]) == ("It learns (Section 0).", 4, 4)
-    (verdict,) = said["verdicts"]
+    (claim,) = said["claims"]
+    assert (claim["id"], claim["sentence"], said["runs"], said["of"]) == ("+mine", "It learns.", 4, 4)
+    (verdict,) = claim["verdicts"]
     assert verdict["answer"] == "reproduces"
     assert verdict["findings"][0]["value"] == pytest.approx(table.loc[(0.1, "accuracy"), "value"], rel=1e-5)
     assert (verdict["findings"][0]["n"], verdict["findings"][0]["holds"]) == (2, True)
@@ -179,8 +180,8 @@ def test_what_varies_besides_is_shown_facet_by_facet(mine: Experiment, tmp_path:
     runs = some_runs(train={"batch_size": [30, 60]})
     both = present(mine, made_up(runs), tmp_path / "both", PNG, expected=8)
     tables = pd.read_csv(tmp_path / "both" / "score.csv")
-    verdicts = json.loads((tmp_path / "both" / "verdict.json").read_text("utf-8"))["verdicts"]
-    for size, verdict in zip((30, 60), verdicts, strict=True):
+    (claim,) = json.loads((tmp_path / "both" / "verdict.json").read_text("utf-8"))["claims"]
+    for size, verdict in zip((30, 60), claim["verdicts"], strict=True):
         assert f"== train.batch_size={size} ==" in both
         assert f"verdict (train.batch_size={size}): reproduces" in both
         assert (tmp_path / "both" / f"mine,train.batch_size={size}.png").is_file()

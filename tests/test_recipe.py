@@ -65,6 +65,19 @@ def test_the_norm_has_its_options(digits: Dataset) -> None:
     assert [layer for layer in found if isinstance(layer, BatchNorm)] == [BatchNorm(0.5, 0.25, "population")]
 
 
+@pytest.mark.parametrize("make", [a_run, a_cnn])
+def test_norm_and_bias_are_where_they_are_asked_for(digits: Dataset, make: Callable[..., RunConfig]) -> None:
+    def found(**changes: Any) -> list[Any]:
+        changed = make({"model.norm": "batch", **{f"model.{key}": value for key, value in changes.items()}})
+        return [getattr(layer, "bias", type(layer)) for layer in layers(specify(digits, changed))[:4]]
+
+    assert [each for each in found() if each in (True, False, BatchNorm)] == [False, BatchNorm]
+    assert [each for each in found(bias=True) if each in (True, False, BatchNorm)] == [True, BatchNorm]
+    after = [each for each in found(placement="after", bias=False) if each in (True, False, BatchNorm, Sigmoid, ReLU)]
+    assert after[0] is False
+    assert after[2] is BatchNorm
+
+
 @pytest.mark.parametrize(
     ("changes", "initializer"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_up import made_up, runs_of
+from made_up import findings_of, made_up, runs_of
 
 from bnrepro.analysis import Estimate, Tables, estimate, levels
 from bnrepro.experiment import Experiment, import_experiment
@@ -112,7 +112,7 @@ def test_a_diverged_run_ends_at_0_and_nothing_is_known_if_both_arms_fail_to_get_
 def test_the_conclusion_holds_if_batch_norm_is_more_accurate_and_faster(
     finals: list[float], to_90: list[int | None], held: list[bool | None]
 ) -> None:
-    findings = unstated.verdict(unstated.analyse(results_of(of_both_norms(finals, to_90))))
+    findings = findings_of(unstated, unstated.analyse(results_of(of_both_norms(finals, to_90))))
     assert [finding.of for finding in findings] == ["base, gain", "base, speed-up to 90%"]
     assert [finding.holds for finding in findings] == held
 
