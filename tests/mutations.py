@@ -472,7 +472,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "if PREDICTIONS in self.needs and all(",
             "test_experiment.py predictions",
         ),
-        M("if column not in measured", "if not measured", "test_experiments.py no_less_will_do"),
+        M("if column not in (*measured, PREDICTIONS)", "if not measured", "test_experiments.py no_less_will_do"),
         M("for setting in settings):", "for setting in settings) and runs == []:", "test_experiment.py lack"),
         M("(*self.needs, *self.uses)", "(*self.needs,)", "test_experiment.py of_ones_own"),
         M("if not isinstance(experiment, Experiment)", "if experiment is None", "test_experiment.py refused"),
