@@ -372,7 +372,9 @@ NO_BATCHES = replace(NO_ZEROS, bounds=np.empty((0, 0), np.int64))
 
 @functools.lru_cache(maxsize=2)  # the groups that a worker trains mostly have one data set
 def _nonzero(data: Dataset) -> tuple[Sparse, Sparse]:
-    """Return what of the training and of the test images is not 0, if it pays to skip the rest."""
+    """Return what of the training and of the test images is 0 neither there nor as an input, if that pays."""
+    if data.mean is not None:
+        return NO_ZEROS, NO_ZEROS
     return _listed(_as_rows(data.train_images)), _listed(_as_rows(data.test_images))
 
 
@@ -392,7 +394,8 @@ _NOTHING = {
     "lr": np.empty(0, F),
     "losses": np.empty(0, F),
     "images": np.empty((0, 0), np.uint8),
-    "scale": F(1),
+    "mean": np.empty(0, F),
+    "scale": np.empty(0, F),
     "labels": np.empty(0, np.uint8),
     "batches": np.empty((0, 0), np.int64),
     "masks": np.empty((1, 0), np.uint8),
@@ -410,6 +413,14 @@ def _task(task: int, plan: Plan, arena: Array, **given: Any) -> int:
 def _flat(arguments: Iterable[Any]) -> Iterator[Any]:
     for argument in arguments:
         yield from (argument.values, argument.index, argument.bounds) if isinstance(argument, Sparse) else (argument,)
+
+
+@functools.lru_cache(maxsize=2)
+def _affine(data: Dataset) -> tuple[Array, Array]:
+    """Return what is subtracted from each pixel of an image, and what it is multiplied by then."""
+    mean = 0.0 if data.mean is None else data.mean
+    of_mean, of_scale = (np.broadcast_to(value, data.image_shape).astype(F).ravel() for value in (mean, data.scale))
+    return of_mean, of_scale
 
 
 def _as_rows(images: ByteArray) -> ByteArray:
@@ -482,14 +493,14 @@ class CompiledNetwork(Network):
         small = any(isinstance(layer, Conv2D) for layer in self.layers.values()) and not by_batch
         plan = self.plan(IMAGES_AT_ONCE if small else EVALUATION_CHUNK, data.image_shape)
         images, of_images = _as_rows(data.test_images), _nonzero(data)[1] if plan.skips_zeros else NO_ZEROS
-        runs = len(params[plan.params[0].layer][plan.params[0].name])
+        runs, (mean, scale) = len(params[plan.params[0].layer][plan.params[0].name]), _affine(data)
         correct, arena = np.zeros(runs, int), plan.arena()
         for run in range(runs):
             plan.put(plan.params, arena, params, run)
             plan.put(plan.state, arena, state, run)
             correct[run] = _task(
-                *(PREDICT, plan, arena), images=images, scale=F(data.scale), labels=np.asarray(data.test_labels),
-                batches=chosen[np.newaxis], of_images=of_images,
+                *(PREDICT, plan, arena), images=images, labels=np.asarray(data.test_labels), batches=chosen[np.newaxis],
+                of_images=of_images, mean=mean, scale=scale,
             )  # fmt: skip
         return correct
 
@@ -505,7 +516,7 @@ class Compiled(Engine):
         self.network = CompiledNetwork(self.network.layers)
         self.plan = self.network.plan(spec.schedule.batch_size, data.image_shape)
         self.arena = self.plan.arena()
-        self.images = _as_rows(data.train_images)
+        self.images, self.affine = _as_rows(data.train_images), _affine(data)
         self.of_images = _nonzero(data)[0] if self.plan.skips_zeros else NO_ZEROS
         weights = {(layer, name) for layer, names in self.network.weights.items() for name in names}
         self.segments = np.array(
@@ -515,8 +526,10 @@ class Compiled(Engine):
         self.hyper = *map(F, settings), F(DIVERGED_LOSS)
 
     @staticmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
+    def check(spec: Specification, data: Dataset) -> None:
         """Refuse what can't be compiled."""
+        if data.whitening is not None:
+            raise InputError("dataset.inputs=whitened: must be raw, centred or standardised with train.engine=compiled")
         if spec.dtype != F:
             raise InputError(f"train.dtype={spec.dtype}: must be float32 with train.engine=compiled")
         if type(spec.optimizer) not in OPTIMIZERS:
@@ -524,7 +537,7 @@ class Compiled(Engine):
             raise InputError(
                 f"train.engine=compiled: takes the optimizers {known}, not {type(spec.optimizer).__name__}"
             )
-        Plan(spec.networks[0], spec.schedule.batch_size, in_shape, taps=False)
+        Plan(spec.networks[0], spec.schedule.batch_size, data.image_shape, taps=False)
 
     @np.errstate(over="ignore", invalid="ignore")
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
@@ -534,18 +547,33 @@ class Compiled(Engine):
             factors = np.array([self.spec.lr_schedule(step) for step in steps])
             done = np.zeros(len(group.seeds), int)
             for seed in dict.fromkeys(group.seeds):
-                batches = np.stack([next(self.streams[seed]) for _ in steps])
-                of_pixels = self.plan.by_pixel(self.of_images, batches)
+                batches = self._batches(seed, len(steps))
                 for run in (i for i, own in enumerate(group.seeds) if own == seed):
                     lr = (float(group.lr[run]) * factors).astype(F)
-                    done[run] = self._train(group, run, lr, batches, of_pixels)
+                    done[run] = self._train(group, run, lr, batches)
             for step in sorted({*done[done < len(steps)].tolist()}):
                 yield Diverged(begin + step, group.runs[done == step])
             group.keep(done == len(steps))
             if not group.seeds:
                 return
 
-    def _train(self, group: Group, run: int, lr: Array, batches: IntArray, of_pixels: Sparse) -> int:
+    def _batches(self, seed: int, steps: int) -> dict[str, Any]:
+        """Return the next mini-batches of a seed: indices into images, as they are or changed, and their labels."""
+        labels = np.asarray(self.data.train_labels)
+        if not self.data.augmentation:
+            batches = np.stack([next(self.streams[seed]) for _ in range(steps)])
+            lists = {"of_images": self.of_images, "of_pixels": self.plan.by_pixel(self.of_images, batches)}
+            return {"images": self.images, "labels": labels, "batches": batches} | lists
+        drawn, images = (
+            np.concatenate(arrays) for arrays in zip(*(self.draw(seed) for _ in range(steps)), strict=True)
+        )
+        return {
+            "images": _as_rows(images),
+            "labels": labels[drawn],
+            "batches": np.arange(len(drawn)).reshape(steps, -1),
+        }
+
+    def _train(self, group: Group, run: int, lr: Array, batches: Mapping[str, Any]) -> int:
         plan, arena = self.plan, self.arena
         remembered = plan.params if group.optimizer_state else []
         plan.put(plan.params, arena, group.params, run)
@@ -558,17 +586,14 @@ class Compiled(Engine):
             optimizer=OPTIMIZERS[type(self.spec.optimizer)],
             hyper=self.hyper,
             lr=lr,
-            losses=np.empty(len(batches), F),
-            images=self.images,
-            scale=F(self.data.scale),
-            labels=np.asarray(self.data.train_labels),
-            batches=batches,
-            masks=plan.masks(group.state, run, len(batches)),
-            of_images=self.of_images,
-            of_pixels=of_pixels,
+            losses=np.empty(len(lr), F),
+            masks=plan.masks(group.state, run, len(lr)),
+            **batches,
+            mean=self.affine[0],
+            scale=self.affine[1],
         )
         plan.get(plan.params, arena, group.params, run)
         plan.get(plan.state, arena, group.state, run)
         plan.get(remembered, arena, group.optimizer_state, run, moved=2 * plan.gradients)
-        plan.count_masks(group.state, run, len(batches))
+        plan.count_masks(group.state, run, len(lr))
         return done

@@ -770,7 +770,7 @@ def _update(f, segments, gradients, optimizer, hyper, lr):
 
 
 @_inner
-def _gather(images, chosen, scale, x):
+def _gather(images, chosen, mean, scale, x):
     """Put the chosen images, channel by channel, into rows that have the channels of a pixel side by side."""
     pixels = x.shape[1]
     for i in range(len(chosen)):
@@ -778,11 +778,12 @@ def _gather(images, chosen, scale, x):
         if pixels == 1:
             row = x[i, 0]
             for j in range(len(image)):
-                row[j] = F(image[j]) * scale
+                row[j] = (F(image[j]) - mean[j]) * scale[j]
         else:
             for c in range(len(image) // pixels):
                 for p in range(pixels):
-                    x[i, p, c] = F(image[c * pixels + p]) * scale
+                    j = c * pixels + p
+                    x[i, p, c] = (F(image[j]) - mean[j]) * scale[j]
 
 
 @_inner
@@ -805,15 +806,15 @@ def _lists_of(chosen, bounds):
 
 
 @_inner
-def _predict(ops, f, n, training, x, logits, images, scale, labels, chosen, mask, sparse, values, index, bounds):
+def _predict(ops, f, n, training, x, logits, images, mean, scale, labels, chosen, mask, sparse, values, index, bounds):
     """Count the examples whose largest logit, the first of equals, is that of their label."""
     correct, classes = 0, ops[-1][SIZE]
     for begin in range(0, len(chosen), n):
         part = chosen[begin : begin + n]
         if not sparse:
-            _gather(images, part, scale, x)
+            _gather(images, part, mean, scale, x)
         first, last = _lists_of(part, bounds)
-        _forward(ops, f, len(part), training, mask, sparse, (values, index, scale, first, last))
+        _forward(ops, f, len(part), training, mask, sparse, (values, index, scale[0], first, last))
         for i in range(len(part)):
             best = 0
             for k in range(1, classes):
@@ -836,19 +837,16 @@ _LISTS = (_BYTES, types.uint16[::1], types.int64[::1])
         *(types.int64, types.int64[:, ::1], _FLOATS, types.int64, types.int64, types.boolean),  # what, in which arena
         *(types.int64[:, ::1], types.int64, types.UniTuple(types.float32, 4), _FLOATS, _FLOATS),  # optimiser, losses
         *(
-            _IMAGES,
-            types.float32,
-            _LABELS,
-            types.int64[:, ::1],
-            types.uint8[:, ::1],
-        ),  # images, labels, mini-batches, masks
+            *(_IMAGES, _FLOATS, _FLOATS),  # images, what is subtracted from a pixel, what it is multiplied by
+            *(_LABELS, types.int64[:, ::1], types.uint8[:, ::1]),  # labels, mini-batches, masks
+        ),
         *(*_LISTS, *_LISTS[:2], types.int64[:, ::1]),  # values that are not 0: of each image, of each pixel
     ),
 )
 def run(
     task, ops, f, n, gradients, training,
     segments, optimizer, hyper, lr, losses,
-    images, scale, labels, batches, masks,
+    images, mean, scale, labels, batches, masks,
     values, index, bounds, pixel_values, pixel_index, pixel_bounds,
 ):  # fmt: skip
     """Do a task with the arena ``f``, on n examples at a time.
@@ -865,12 +863,27 @@ def run(
     pixels = begin[HEIGHT_IN] * begin[BREADTH_IN]
     x = f[begin[X] : begin[X] + n * pixels * begin[X_WIDTH]].reshape(n, pixels, begin[X_WIDTH])
     if task == FORWARD:
-        _forward(ops, f, n, training, masks[0], sparse, (values, index, scale, bounds, bounds))
+        _forward(ops, f, n, training, masks[0], sparse, (values, index, F(1), bounds, bounds))
     elif task == BACKWARD:
-        _backward(ops, f, n, STORE, gradients, masks[0], sparse, (values, index, scale, bounds, bounds))
+        _backward(ops, f, n, STORE, gradients, masks[0], sparse, (values, index, F(1), bounds, bounds))
     elif task == PREDICT:
         return _predict(
-            ops, f, n, training, x, logits, images, scale, labels, batches[0], masks[0], sparse, values, index, bounds
+            ops,
+            f,
+            n,
+            training,
+            x,
+            logits,
+            images,
+            mean,
+            scale,
+            labels,
+            batches[0],
+            masks[0],
+            sparse,
+            values,
+            index,
+            bounds,
         )
     else:
         dz = f[end[DY] : end[DY] + n * end[WIDTH]].reshape(n, end[WIDTH])
@@ -878,15 +891,15 @@ def run(
         for s in range(len(batches)):
             chosen = batches[s]
             if not sparse:
-                _gather(images, chosen, scale, x)
+                _gather(images, chosen, mean, scale, x)
             first, last = _lists_of(chosen, bounds)
-            _forward(ops, f, n, training, masks[s], sparse, (values, index, scale, first, last))
+            _forward(ops, f, n, training, masks[s], sparse, (values, index, scale[0], first, last))
             factor = F(1) if optimizer == ADAGRAD else lr[s]
             losses[s] = _cross_entropy(logits, end[SIZE], labels[chosen], factor, dz)
             if not losses[s] <= hyper[3]:
                 return s
             first, last = pixel_bounds[s][: begin[SIZE_IN]], pixel_bounds[s][1:]
-            listed = pixel_values, pixel_index, scale, first, last
+            listed = pixel_values, pixel_index, scale[0], first, last
             sparse = _backward(ops, f, n, SUBTRACT if fused else STORE, gradients, masks[s], sparse, listed)
             if not fused:
                 _update(f, segments, gradients, optimizer, hyper, lr[s])

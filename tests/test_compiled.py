@@ -24,7 +24,7 @@ from test_golden import FEW, ROWS, assert_numbers, stored, words_of
 
 from bnrepro import compiled, kernels, training
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Dataset
+from bnrepro.data import Augmentation, Dataset, Inputs, fitted
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.layers import (
@@ -110,6 +110,8 @@ class Case:
     measurements: int = 3
     channels: int = 1
     predictions: bool = False
+    inputs: Inputs = "raw"
+    augmentation: tuple[Augmentation, ...] = ()
     layers: tuple[Layer, ...] = ()
     """The layers of a network of images; empty for fully connected ones."""
 
@@ -130,7 +132,8 @@ class Case:
         arrays = images.astype(np.uint8), labels, images[:70].astype(np.uint8), labels[:70]
         for array in arrays:
             array.flags.writeable = False  # like the memory maps that workers share
-        return Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1)
+        data = Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1, augmentation=self.augmentation)
+        return fitted(data, self.inputs)
 
     def specification(self, engine: Any, dtype: str = "float32", runs: slice = slice(None)) -> Specification:
         """What is trained."""
@@ -255,6 +258,23 @@ def test_one_step_of_a_network_of_images_is_that_of_numpy_to_rounding(
     assert_equal_to_rounding(case)
 
 
+@pytest.mark.parametrize("inputs", ["centred", "standardised"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layers", [(), (of_images(channels=5, kernel=3, padding=1), ReLU(), MaxPool2D(2))])
+def test_prepared_images_are_those_of_numpy_to_rounding(
+    inputs: Inputs, channels: int, layers: tuple[Layer, ...]
+) -> None:
+    assert_equal_to_rounding(Case(layers=layers, inputs=inputs, channels=channels, grey=True, diagnostics=()))
+
+
+@pytest.mark.parametrize("layers", [(), (of_images(channels=5, kernel=3, padding=1), ReLU(), MaxPool2D(2))])
+def test_augmented_images_are_those_of_numpy_to_rounding(layers: tuple[Layer, ...]) -> None:
+    """After several steps, so that each must have its own images and labels."""
+    case = Case(layers=layers, augmentation=("crop", "flip"), side=8, steps=5, diagnostics=())
+    assert_equal_to_rounding(case)
+    assert digest(case.events()) != digest(dataclasses.replace(case, augmentation=()).events())
+
+
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
 def test_a_command_line_leads_to_the_numbers(stored: Callable[[str], Any], row: tuple[str, ...]) -> None:
     results, expected = stored(f"{words_of(row)} train.engine=compiled"), GoldenRun(words_of(row)).train()
@@ -295,6 +315,8 @@ CASES = {
         seeds=(0, 0, 1, 1),
     ),
     "wide": Case(norm=BatchNorm, hidden=(130, 300), batch=60, side=28, density=0.13, steps=3),
+    "standardised": Case(grey=True, steps=20, inputs="standardised"),
+    "augmented": Case(steps=20, augmentation=("crop", "flip"), side=8, seeds=(0, 0)),
     "images": Case(
         layers=(
             of_images(channels=16, kernel=3, padding=1, bias=False), BatchNorm(), ReLU(), MaxPool2D(2),
@@ -469,12 +491,14 @@ class MyDense(Dense):
             {"networks": [Network({"conv": Conv2D(3, 3, he), "flatten": Flatten(), "norm": BatchNorm()})]},
             "takes no BatchNorm of images that are flattened",
         ),
+        ({}, "dataset.inputs=whitened: must be raw, centred or standardised with train.engine=compiled"),
     ],
 )
 def test_what_it_does_not_take_is_refused(change: dict[str, Any], words: str) -> None:
-    spec = dataclasses.replace(Case(rates=(1,), seeds=(0,)).specification("compiled"), **change)
+    case = Case(rates=(1,), seeds=(0,), inputs="raw" if change else "whitened")
+    spec = dataclasses.replace(case.specification("compiled"), **change)
     with pytest.raises(InputError, match=words):
-        training.engine_of(spec).check(spec, (1, 6, 7))
+        training.engine_of(spec).check(spec, case.data())
 
 
 @pytest.fixture
