@@ -438,6 +438,12 @@ def below(of: str, found: Estimate, threshold: float) -> Finding:
     return Finding(of, found, True if high <= threshold else False if low > threshold else None)
 
 
+def within(of: str, found: Estimate, low: float, high: float) -> Finding:
+    """Hold against a criterion that the estimate is at least ``low`` and at most ``high``."""
+    held = {above(of, found, low).holds, below(of, found, high).holds}
+    return Finding(of, found, False if False in held else None if None in held else True)
+
+
 def judge(findings: Sequence[Finding]) -> Answer:
     """Say whether a claim reproduces: it does if all findings hold, it does not if none does, else in part.
 

@@ -78,7 +78,7 @@ def labelled_images(arrays: Sequence[ByteArray], maximum: int, *, binarize: bool
     """Make a data set of 10 classes.
 
     Args:
-        arrays: training images (N, H, W), training labels (N,), test images (N', H, W), test labels (N',).
+        arrays: training images (N, C, H, W), training labels (N,), test images (N', C, H, W), test labels (N',).
         maximum: pixels lie between 0 and this.
         binarize: whether pixels become 0 or 1, with 1 from half of the maximum up.
     """
@@ -89,9 +89,9 @@ def labelled_images(arrays: Sequence[ByteArray], maximum: int, *, binarize: bool
 
     train, train_labels, test, test_labels = arrays
     return Dataset(
-        train_images=pixels(train)[:, np.newaxis],
+        train_images=pixels(train),
         train_labels=train_labels,
-        test_images=pixels(test)[:, np.newaxis],
+        test_images=pixels(test),
         test_labels=test_labels,
         classes=10,
         scale=1.0 if binarize else 1 / maximum,

@@ -177,6 +177,9 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if len(images) != len(labels)", "if len(images) < len(labels)", "test_datasets.py bad_contents"),
         M('file, dotted, f"{file}.gz"', 'f"{file}.gz", file, dotted', "test_datasets.py raw_wins"),
         M('content, ">u4"', 'content, "<u4"', "test_datasets.py idx_holds"),
+        M("part[:, 1:].reshape", "part[:, :-1].reshape", "test_datasets.py cifar10_holds"),
+        M("if member.isreg() and", "if", "test_datasets.py bad_archives"),
+        M("!= CIFAR10_SUMS[i]", "is None", "test_datasets.py other_images"),
     ],
     "bnrepro/diagnostics.py": [
         M(
