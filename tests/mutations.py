@@ -102,6 +102,9 @@ ROOMS: dict[str, list[Mutation]] = {
         M("decay * _like(lr, p) * p if", "decay * p if", "test_optim.py hand_worked"),
     ],
     "bnrepro/kernels.py": [
+        M("then = CONTINUE if op[ADDS] else STORE", "then = STORE", "test_compiled.py branches"),
+        M("max(row, 0), bottom", "row, bottom", "test_compiled.py branches"),
+        M("[WIDTH] + op[PLACE]\n        _copy", "[WIDTH]\n        _copy", "test_compiled.py branches"),
         M("F(1) / (_exp(-y[i]) + F(1))", "F(1) / (_exp(-y[i]) + F(1.01))", "test_compiled.py one_step"),
         M("(m / (m - F(1)))", "F(1)", "test_compiled.py golden"),
         M("found &= abs(x[i]) <= WIDE_RANGE", "pass", "test_compiled.py hides_no_infinite"),
@@ -119,6 +122,13 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M(
+            "free.append(held.pop(name))",
+            "free.append(held[name])\n                free.append(0)",
+            "test_compiled.py branches",
+        ),
+        M("ADDS] = source in held", "ADDS] = False", "test_compiled.py branches"),
+        M("and at[source] not in activated", "", "test_compiled.py branches"),
         M("if op[X] in activated else op[X]", "if not op[X] else op[X]", "test_compiled.py one_step"),
         M("Diverged(begin + step,", "Diverged(step,", "test_compiled.py golden"),
         M("self.spec.lr_schedule(step) for", "self.spec.lr_schedule(0) for", "test_compiled.py leads_to_the_numbers"),
