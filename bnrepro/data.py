@@ -5,6 +5,7 @@ Letters for shapes: N examples, C channels, H W height and width.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
+
+POPULATION_BATCHES = 50
+"""Training mini-batches behind the population statistics of Algorithm 2, or as many as the data set has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,3 +129,15 @@ def minibatches(examples: int, batch_size: int, seed: int | np.random.SeedSequen
             yield from rng.permutation(examples)[:used].reshape(-1, batch_size)
 
     return stream()
+
+
+def training_batches(data: Dataset, size: int, dtype: npt.DTypeLike) -> Iterator[FloatArray]:
+    """Yield the mini-batches (1, N, C, H, W) of population statistics, from a stream that is the same for all runs."""
+    count = len(data.train_labels)
+    for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
+        yield to_float(data.train_images[None, batch], data.scale, dtype)
+
+
+def evenly(count: int, wanted: int) -> IntArray:
+    """Return the indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
+    return np.linspace(0, count - 1, min(wanted, count)).astype(int)

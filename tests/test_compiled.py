@@ -109,6 +109,7 @@ class Case:
     diagnostics: tuple[str, ...] = ("percentiles", "gradients", "landscape", "covariate_shift")
     measurements: int = 3
     channels: int = 1
+    predictions: bool = False
     layers: tuple[Layer, ...] = ()
     """The layers of a network of images; empty for fully connected ones."""
 
@@ -139,7 +140,7 @@ class Case:
             optimizer=self.optimizer,
             learning_rates=rates,
             seeds=seeds,
-            schedule=Schedule(self.steps, self.batch, self.measurements, 30, 60),
+            schedule=Schedule(self.steps, self.batch, self.measurements, 30, 60, predictions=self.predictions),
             lr_schedule=self.lr_schedule,
             diagnostics={name: DIAGNOSTICS[name] for name in self.diagnostics},
             dtype=np.dtype(dtype),
@@ -354,6 +355,33 @@ def test_bits_depend_on_no_chunk_and_no_skipped_zero(
 ) -> None:
     monkeypatch.setattr(compiled, constant, value)
     assert digest(CASES[name].events()) == GOLDEN[name]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(activation=ReLU, norm=BatchNorm, dropout=0.3),
+        Case(
+            layers=(
+                *(Conv2D(3, 3, Normal(0.3), padding=1), BatchNorm(), ReLU(), MaxPool2D(2)),
+                *(Conv2D(4, 3, Normal(0.3)), BatchNorm(), Sigmoid()),
+            ),
+            side=8,
+        ),
+    ],
+    ids=["dense", "convolutions"],
+)
+def test_what_normalises_anew_and_predicts_goes_through_it_too(case: Case) -> None:
+    others = ("weights", "moments", "amplification", "gradient_estimate", "companions", "inference", "corruptions")
+    case = dataclasses.replace(case, diagnostics=others, predictions=True)
+    events, rounded = (case.events(engine) for engine in ("compiled", "numpy"))
+    for (name, found), (_, expected) in zip(numbers(events), numbers(rounded), strict=True):
+        tolerance = 2 / 60 if name.startswith("accuracy") else 1e-5  # of 60 images, two may be near a boundary
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=tolerance, err_msg=name)
+    one, other = (event.predictions for event in (events[-1], rounded[-1]) if isinstance(event, Finished))
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-4)
 
 
 def test_what_is_measured_changes_no_bit() -> None:

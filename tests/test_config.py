@@ -209,6 +209,8 @@ LEAVES: dict[str, Any] = {
     "train.measurements": 5,
     "train.probe_examples": 100,
     "train.eval_examples": 100,
+    "train.early_measurements": False,
+    "train.predictions": True,
     "train.dtype": "float64",
     "train.engine": "compiled",
     "diagnostics": ["drift"],
@@ -340,7 +342,9 @@ def test_ids_are_stable() -> None:
         "seed": 0,
     }
     run = RunConfig.parse(settled)
-    assert run.to_dict() == settled
+    found = run.to_dict()
+    assert (found["train"].pop("early_measurements"), found["train"].pop("predictions")) == (True, False)  # came later
+    assert found == settled
     assert run.run_id == "e4a96ca629f232e2"
 
 
@@ -353,7 +357,7 @@ import numpy as np
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.datasets import Digits
-from bnrepro.diagnostics import Column, measures
+from bnrepro.measuring import Column, measures
 from bnrepro.layers import Dense, Flatten, Sigmoid, xavier
 from bnrepro.network import Network
 from bnrepro.optim import SGD, LearningRateSchedule
@@ -650,12 +654,15 @@ def sha256(settings: dict[str, Any]) -> str:
 def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_default_of_their_class() -> None:
     for run in (a_run(), a_cnn("model.norm=none", "optimizer=momentum", "optimizer.lr=1e-3")):
         settings = run.to_dict()
-        assert settings["train"].pop("engine") == "numpy"
+        for name, usual in {"engine": "numpy", "early_measurements": True, "predictions": False}.items():
+            assert settings["train"].pop(name) == usual
         assert (settings["model"].pop("placement"), settings["model"].pop("bias")) == ("before", None)
         assert run.run_id == sha256(settings)
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
     settings = run.to_dict()
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
-    del settings["train"]["engine"], settings["model"]["placement"], settings["model"]["bias"]
+    for name in ("engine", "early_measurements", "predictions"):
+        del settings["train"][name]
+    del settings["model"]["placement"], settings["model"]["bias"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)
