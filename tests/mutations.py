@@ -645,6 +645,14 @@ ROOMS: dict[str, list[Mutation]] = {
         M("[*weights][:-1]", "[*weights]", "test_rules.py only_hidden"),
         M("-2 * step - 1", "-2 * step", "test_rules.py decay_at"),
     ],
+    "experiments/scale_invariance.py": [
+        M("hidden[len(hidden) // 2]", "hidden[0]", "test_weight_scale.py middle_hidden_layer"),
+        M(
+            "gradient_norm(changes) / gradient_norm(others)",
+            "gradient_norm(changes)",
+            "test_weight_scale.py middle_hidden",
+        ),
+    ],
     "experiments/wrong_layers.py": [
         M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),
         M(
