@@ -18,8 +18,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from .datasets import DATASETS, Files
-from .diagnostics import check_columns
 from .errors import InputError
+from .measuring import check_columns
 from .narrowing import ABSENT, AROUND, Keys, find
 from .provenance import code_digest, digest
 from .recipe import ACTIVATIONS, MEASURES, MODELS, NORMS, OPTIMIZERS, SCHEDULES, Count, Model, Run, Training

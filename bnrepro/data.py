@@ -6,6 +6,7 @@ Letters for shapes: N examples, C channels, H W height and width.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ CROPPED = 8
 """The share of a side by which images are moved at most, as a divisor: by 4 pixels of 32, as is usual on CIFAR-10."""
 AT_ONCE = 1024
 """The images that are converted at once where all are needed."""
+
+POPULATION_BATCHES = 50
+"""Training mini-batches behind the population statistics of Algorithm 2, or as many as the data set has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,3 +304,15 @@ def minibatches(
                 epoch = rng.permutation(examples)
 
     return stream()
+
+
+def training_batches(data: Dataset, size: int, dtype: npt.DTypeLike) -> Iterator[FloatArray]:
+    """Yield the mini-batches (1, N, C, H, W) of population statistics, from a stream that is the same for all runs."""
+    count = len(data.train_labels)
+    for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
+        yield data.inputs(data.train_images[None, batch], dtype)
+
+
+def evenly(count: int, wanted: int) -> IntArray:
+    """Return the indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
+    return np.linspace(0, count - 1, min(wanted, count)).astype(int)

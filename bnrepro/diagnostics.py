@@ -1,8 +1,7 @@
 """What is measured during training: pure functions of arrays with a leading run axis.
 
-A :class:`Diagnostic` is a function of one :class:`Snapshot` that declares the columns which it fills; :func:`measures`
-makes one. Settings name it by its key in ``DIAGNOSTICS`` or by its import path. It sees the fixed probe batch with
-normalisation in training mode, and changes nothing: curves are the same to the bit whichever diagnostics are on.
+Each is a :class:`bnrepro.measuring.Diagnostic`; settings name it by its key in ``DIAGNOSTICS`` or by its import path.
+What statistics do at inference is measured in :mod:`bnrepro.inference`.
 
 Letters for shapes: R runs, P examples of the probe batch, D units, L nonlinearities, K layers with weights, of which
 the last gives the logits.
@@ -10,18 +9,24 @@ the last gives the logits.
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from . import inference
+from .data import minibatches
 from .errors import InputError
-from .layers import Array, Arrays, Dense, Dropout, Nonlinearity
-from .network import Network, copy_tree
-from .optim import Optimizer, Params, State
+from .layers import Array, Dense, Dropout, Nonlinearity
+from .measuring import ALWAYS, units_of
+from .measuring import Column as Column
+from .measuring import Diagnostic as Diagnostic
+from .measuring import Level as Level
+from .measuring import Snapshot as Snapshot
+from .measuring import measures as measures
+from .optim import Params
 
 PERCENTILES = (15, 50, 85)
 """The percentiles that the paper's Figure 1(b, c) draws."""
@@ -29,141 +34,13 @@ PERCENTILES = (15, 50, 85)
 LANDSCAPE_STEPS = (0.5, 1, 2, 3, 4)
 """Multiples of the learning rate along the gradient, over the range of Santurkar et al. 2018 (Section 3.1)."""
 
+ESTIMATE_SIZES = (2, 4, 8, 16, 32, 64, 128)
+"""The examples of the mini-batches whose gradients are compared with that of the whole probe batch."""
+ESTIMATES = 32
+"""The least number of mini-batches of each size that are compared."""
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The runs of a group at one measurement."""
-
-    network: Network
-    params: Params
-    state: Params
-    optimizer: Optimizer
-    optimizer_state: State
-    lr: Array
-    """The learning rates (R,) in force at this step."""
-    x: Array
-    """The images of the probe batch, (1, P, C, H, W)."""
-    targets: Array
-    """The labels of the probe batch, (1, P, K), one-hot."""
-    taps: Arrays
-    """The inputs (R, P, ...) of each nonlinearity, by the nonlinearity's name."""
-    grads: Params
-    """The gradients of the mean loss on the probe batch."""
-    before: Mapping[str, Array] | None
-    """The ``taps`` of the same runs at the measurement before; None at the first."""
-
-    def gradient(self, params: Params) -> tuple[Array, Params]:
-        """Return the loss (R,) and the gradients on the probe batch at other parameters."""
-        logits, _, backward = self.network.forward(params, self.state, self.x, train=True)
-        loss, dlogits = self.network.loss(logits, self.targets)
-        return loss, backward(dlogits)
-
-    def after_a_step(self) -> Params:
-        """Return the parameters after one update by the optimiser, with the gradient of the probe batch."""
-        params = copy_tree(self.params)
-        self.optimizer.update(params, self.grads, copy.deepcopy(self.optimizer_state), self.lr, self.network.weights)
-        return params
-
-
-Level = Literal["run", "layer", "unit"]
-"""The three things that may have a value at a measurement: the run, each layer, each unit of its last hidden layer."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of what is measured, and how figures label an axis of its values."""
-
-    name: str
-    level: Level
-    meaning: str
-    unit: str = ""
-    """The unit of the values; empty for pure numbers."""
-
-    @property
-    def label(self) -> str:
-        """Return the label of an axis: the meaning, with the unit in brackets if there is one."""
-        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
-
-
-@dataclass(frozen=True)
-class Diagnostic:
-    """A pure function of a :class:`Snapshot`, and the columns that it fills."""
-
-    columns: tuple[Column, ...]
-    measure: Callable[[Snapshot], Mapping[str, Array]]
-    """Returns an array for the name of each column: (R,) for a run, (R, L) or (R, K) for its layers, which need not be
-    the same in all columns, and (R, D) for the units of the last hidden layer."""
-
-    def __call__(self, snapshot: Snapshot) -> Mapping[str, Array]:
-        """Measure: return an array for the name of each column, as ``measure`` does."""
-        return self.measure(snapshot)
-
-
-def measures(*columns: Column) -> Callable[[Callable[[Snapshot], Mapping[str, Array]]], Diagnostic]:
-    """Make a :class:`Diagnostic` of the function that follows, which fills these columns."""
-    return lambda measure: Diagnostic(columns, measure)
-
-
-ALWAYS = (
-    Column("train_loss", "run", "loss on the probe batch", "nats"),
-    Column("test_accuracy", "run", "test accuracy"),
-    Column("gradient_norm", "run", "norm of the gradient"),
-)
-"""The columns that are measured of every run."""
-
-KEYS = ("run", "run_id", "step", "layer", "unit")
-"""Columns that tell the rows of what is measured apart."""
-
-
-def check_columns(diagnostics: Mapping[str, Diagnostic], taken: Iterable[str] = ()) -> None:
-    """Refuse diagnostics whose columns can't stand beside each other, or beside what every table has.
-
-    Args:
-        diagnostics: by the names that settings have for them.
-        taken: more names of columns that a table has.
-
-    Raises:
-        InputError: naming the diagnostic and the column.
-    """
-    # SQLite, which stores them, takes capital and small letters for the same.
-    owners = {(level, name.lower()): "every table" for level in ("run", "layer", "unit") for name in (*KEYS, *taken)}
-    owners |= {(column.level, column.name): "every run" for column in ALWAYS}
-    for name, diagnostic in diagnostics.items():
-        for column in diagnostic.columns:
-            if not (column.name.isascii() and column.name.isidentifier()):
-                raise InputError(f"diagnostics={name}: column {column.name!r} must be ASCII letters, digits and _")
-            key = column.level, column.name.lower()
-            if key in owners:
-                raise InputError(
-                    f"diagnostics={name}: column {column.name} of each {column.level} is {owners[key]}'s already"
-                )
-            owners[key] = name
-
-
-def read(name: str, diagnostic: Diagnostic, snapshot: Snapshot) -> Iterator[tuple[Column, Array]]:
-    """Measure, and check that what was found are the columns that the diagnostic declares, in their shapes.
-
-    Raises:
-        InputError: naming the diagnostic and the column.
-    """
-    found = diagnostic(snapshot)
-    if set(found) != {column.name for column in diagnostic.columns}:
-        declared = ", ".join(column.name for column in diagnostic.columns)
-        raise InputError(f"diagnostics={name}: gives the columns {', '.join(found)}; it declares {declared}")
-    runs, last = len(snapshot.lr), [*snapshot.taps.values()][-1:]
-    allowed: dict[Level, list[tuple[int, ...]]] = {
-        "run": [(runs,)],
-        "layer": [(runs, len(snapshot.taps)), (runs, len(snapshot.network.weights))],
-        "unit": [(runs, _units(tap).shape[2]) for tap in last],
-    }
-    for column in diagnostic.columns:
-        values = found[column.name]
-        if np.shape(values) not in allowed[column.level]:
-            raise InputError(
-                f"diagnostics={name}: column {column.name} has shape {np.shape(values)}; of each {column.level} it "
-                f"must be {' or '.join(map(str, allowed[column.level]))}"
-            )
-        yield column, values
+SMALL_CHANGE = 0.01
+"""The size of a small change of weights, relative to their norm."""
 
 
 def percentiles(x: Array, q: Sequence[float]) -> Array:
@@ -263,11 +140,6 @@ def _per_layer(values: Iterable[Array], runs: int) -> Array:
     return np.stack(stacked, axis=-1) if (stacked := list(values)) else np.empty((runs, 0))
 
 
-def _units(tap: Array) -> Array:
-    """View x (R, P, ...) as (R, P, D), one column per unit."""
-    return tap.reshape(*tap.shape[:2], -1)
-
-
 def _percentile_columns(level: Level, what: str) -> Iterator[Column]:
     return (Column(f"p{q}", level, f"{q}th percentile of {what}") for q in PERCENTILES)
 
@@ -312,7 +184,7 @@ def units(s: Snapshot) -> Mapping[str, Array]:
     if not s.taps:
         raise InputError("diagnostics=units: must be left out, since the network has no nonlinearity")
     *_, last = s.taps.values()
-    found = unit_percentiles(_units(last), PERCENTILES)
+    found = unit_percentiles(units_of(last), PERCENTILES)
     return {f"p{q}": found[:, i] for i, q in enumerate(PERCENTILES)}
 
 
@@ -336,7 +208,7 @@ def drift(s: Snapshot) -> Mapping[str, Array]:
         return dict.fromkeys(names, nothing)
     columns: list[tuple[Array, ...]] = []
     for name, z in s.taps.items():
-        now, before = _units(z), _units(s.before[name])
+        now, before = units_of(z), units_of(s.before[name])
         std, std_before = now.std(axis=1), before.std(axis=1)
         counted = varies(now) & varies(before)
         spread = np.where(counted, std_before, 1)
@@ -444,6 +316,115 @@ def landscape(s: Snapshot) -> Mapping[str, Array]:
     }
 
 
+@measures(
+    Column("weight_norm", "layer", "norm of the weights"),
+    Column("effective_rate", "layer", "learning rate / ‖W‖²"),
+)
+def weights(s: Snapshot) -> Mapping[str, Array]:
+    """Measure the norm of each layer's weights and their effective rate, lr / ‖W‖².
+
+    With batch norm, the output does not depend on the scale of W, and the gradient is ÷ a where W is × a (Section 3.3).
+    So a step of rate lr turns W as one of rate lr / ‖W‖² turns W / ‖W‖ (van Laarhoven 2017, Section 3).
+    """
+    norms = _per_layer((gradient_norm(_of_weights(s, layer, s.params)) for layer in s.network.weights), len(s.lr))
+    return {"weight_norm": norms, "effective_rate": s.lr[:, np.newaxis] / norms**2}
+
+
+@measures(
+    Column("skewness", "layer", "|skewness| of what enters the nonlinearity"),
+    Column("kurtosis", "layer", "|excess kurtosis| of what enters the nonlinearity"),
+    Column("output_skewness", "layer", "|skewness| of what leaves the nonlinearity"),
+    Column("output_kurtosis", "layer", "|excess kurtosis| of what leaves the nonlinearity"),
+    Column("output_zeros", "layer", "zeros that leave the nonlinearity", "share"),
+)
+def moments(s: Snapshot) -> Mapping[str, Array]:
+    """Measure how far from Gaussian each nonlinearity's inputs and outputs are, and the share of outputs that are 0.
+
+    Of a unit's values x over the examples: skewness E[x̂³] and excess kurtosis E[x̂⁴] − 3, where x̂ = (x − μ) / σ; both
+    are 0 of a Gaussian. Their absolute values are averaged over the units that vary, so that no two cancel. Section 3.2
+    says that what enters is "more likely to have a symmetric, non-sparse distribution" than what leaves.
+    """
+    found: dict[str, list[Array]] = {}
+    for name, z in s.taps.items():
+        y, _, _ = s.network.layers[name].forward({}, {}, z, train=True)
+        for prefix, x in (("", units_of(z)), ("output_", units_of(y))):
+            for column, values in zip(("skewness", "kurtosis"), _shape(x), strict=True):
+                found.setdefault(prefix + column, []).append(values)
+        found.setdefault("output_zeros", []).append((y == 0).reshape(len(y), -1).mean(axis=1))
+    return {column.name: _per_layer(found.get(column.name, []), len(s.lr)) for column in moments.columns}
+
+
+def _shape(x: Array) -> Iterator[Array]:
+    """Yield |skewness| and |excess kurtosis|, (R,), on average over the units of x (R, P, D) that vary."""
+    counted = varies(x)
+    normalised = (x - x.mean(axis=1, keepdims=True)) / np.where(counted, x.std(axis=1), 1)[:, np.newaxis]
+    for moment in ((normalised**3).mean(axis=1), (normalised**4).mean(axis=1) - 3):
+        yield np.where(counted, np.abs(moment), 0).sum(axis=1) / counted.sum(axis=1)
+
+
+@measures(
+    *(Column(f"estimate_noise_{m}", "run", f"relative noise of the gradient of {m} examples") for m in ESTIMATE_SIZES),
+    *(Column(f"estimate_bias_{m}", "run", f"relative bias of the gradient of {m} examples") for m in ESTIMATE_SIZES),
+    *(Column(f"estimate_cosine_{m}", "run", f"cosine of the gradient of {m} examples") for m in ESTIMATE_SIZES),
+)
+def gradient_estimate(s: Snapshot) -> Mapping[str, Array]:
+    """Measure how well the gradient g_m of a mini-batch of m examples estimates that of all, g (Section 1).
+
+    - estimate_noise_m: (E ‖g_m − g‖²)^½ / ‖g‖;
+    - estimate_bias_m: ‖E g_m − g‖ / ‖g‖;
+    - estimate_cosine_m: E cos(g_m, g).
+
+    The examples are those of the probe batch, in training mode. Mini-batches are those of whole epochs, at least
+    ESTIMATES of them, so that without batch norm the bias is 0 to rounding where m divides P. NaN where m > P.
+    """
+    examples, whole = s.x.shape[1], _joined_gradients(s.grads)
+    size, found = gradient_norm([whole]), dict[str, Array]()
+    for m in ESTIMATE_SIZES:
+        an_epoch = examples // m
+        count = an_epoch * math.ceil(ESTIMATES / an_epoch) if an_epoch else 0
+        total, squares, cosines = np.zeros_like(whole), np.zeros_like(size), np.zeros_like(size)
+        for batch in itertools.islice(minibatches(examples, m, 0), count) if count else ():
+            part = replace(s, x=s.x[:, batch], targets=s.targets[:, batch])
+            estimate = _joined_gradients(part.gradient(s.params)[1])
+            total += estimate
+            squares += gradient_norm([estimate - whole]) ** 2
+            cosines += cosine(estimate, whole)
+        n = count or math.nan
+        found[f"estimate_noise_{m}"] = np.sqrt(squares / n) / size
+        found[f"estimate_bias_{m}"] = gradient_norm([total / n - whole]) / size
+        found[f"estimate_cosine_{m}"] = cosines / n
+    return found
+
+
+def _joined_gradients(grads: Params) -> Array:
+    return _joined([g for layer in grads.values() for g in layer.values()])
+
+
+@measures(Column("relative_change", "layer", "change of what enters after one of 1% of the first weights"))
+def amplification(s: Snapshot) -> Mapping[str, Array]:
+    """Measure how a small change of the first weights grows on its way: ‖z' − z‖ / ‖z − E z‖ at each nonlinearity.
+
+    z is what enters, E z its mean over the examples; z' the same after W + 0.01 ‖W‖ G / ‖G‖, where G is Gaussian noise,
+    equal for all runs. Section 1 says that small changes amplify with depth, Section 3.3 that batch norm prevents it.
+    NaN where z is so nearly the same for all examples that rounding would be more than a hundredth of such a change.
+    """
+    first = next(iter(s.network.weights))
+    changed, rng = dict(s.params[first]), np.random.default_rng(0)
+    for name in s.network.weights[first]:
+        w = changed[name]
+        noise = rng.standard_normal((1, *w.shape[1:])).astype(w.dtype)
+        step = SMALL_CHANGE * gradient_norm([w]) / gradient_norm([noise])
+        changed[name] = w + step.reshape(-1, *[1] * (w.ndim - 1)) * noise
+    taps = list[Array]()
+    s.network.forward(s.params | {first: changed}, s.state, s.x, train=True, taps=taps)
+    ratios = list[Array]()
+    for after, z in zip(taps, s.taps.values(), strict=True):
+        spread = gradient_norm([z - z.mean(axis=1, keepdims=True)])
+        rounding = np.finfo(z.dtype).eps * gradient_norm([z])
+        ratios.append(np.where(SMALL_CHANGE * spread > 100 * rounding, gradient_norm([after - z]) / spread, np.nan))
+    return {"relative_change": _per_layer(ratios, len(s.lr))}
+
+
 DIAGNOSTICS: dict[str, Diagnostic] = {
     "percentiles": layer_percentiles,
     "inactive": inactive,
@@ -453,6 +434,13 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "covariate_shift": covariate_shift,
     "jacobian": jacobian,
     "landscape": landscape,
+    "weights": weights,
+    "moments": moments,
+    "gradient_estimate": gradient_estimate,
+    "amplification": amplification,
+    "companions": inference.companions,
+    "inference": inference.ways,
+    "corruptions": inference.corruptions,
 }
 
 

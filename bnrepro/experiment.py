@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from . import places
 from .analysis import Finding, Tables, is_among
 from .config import COLUMNS, RunConfig
-from .diagnostics import ALWAYS, DIAGNOSTICS
+from .diagnostics import DIAGNOSTICS
 from .errors import InputError
+from .measuring import ALWAYS
 from .recipe import MEASURES
 from .settings import flatten, to_override
 from .store import Results
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 TABLE_OF = {"run": "curves", "layer": "layers", "unit": "units"}
 """The table of results that has the columns of each level of measurement."""
+
+PREDICTIONS = "predictions"
+"""What an experiment needs that reads what runs predict of the test examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Experiment:
     arms: Sequence[str]
     """The settings that are compared: columns of table ``runs``, or dotted keys, of a group for all of it."""
     needs: Sequence[str]
-    """The columns without which there is nothing to analyse, as LEVEL.COLUMN: ``run.test_accuracy``."""
+    """The columns without which there is nothing to analyse, as LEVEL.COLUMN: ``run.test_accuracy``; or PREDICTIONS."""
     uses: Sequence[str] = ()
     """The columns that are analysed too where they are measured."""
     analyse: Callable[[Results], Tables]
@@ -78,10 +82,12 @@ class Experiment:
             measured = {f"run.{column.name}" for column in ALWAYS}
             for each in diagnostics:
                 measured |= {f"{c.level}.{c.name}" for c in MEASURES.resolve(each, "diagnostics").columns}
-            for missing in (column for column in self.needs if column not in measured):
+            for missing in (column for column in self.needs if column not in (*measured, PREDICTIONS)):
                 told = [n for n, d in DIAGNOSTICS.items() for c in d.columns if f"{c.level}.{c.name}" == missing]
                 given = to_override(list(diagnostics))
                 raise InputError(f"diagnostics={given}: {name} needs {' or '.join(told) or missing} among them")
+        if PREDICTIONS in self.needs and not all(run.train.predictions for run in runs):
+            raise InputError(f"train.predictions=false: must be true for {name}, which reads them")
         settings = {COLUMNS.get(key, key) for run in runs for key, _ in flatten(run.to_dict())}
         for arm in self.arms:
             if not any(is_among(setting, [arm]) for setting in settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,6 +25,7 @@ from .layers import (
     Layer,
     MaxPool2D,
     Nonlinearity,
+    ReLU,
     Shape,
     correct_predictions,
     softmax_cross_entropy,
@@ -155,12 +156,45 @@ class Network:
     ) -> Array:
         """Count the chosen test examples, (R,), that are classified right in inference mode."""
         correct = np.zeros(1, int)
-        for start in range(0, len(chosen), EVALUATION_CHUNK):
-            chunk = chosen[start : start + EVALUATION_CHUNK]
-            x = data.inputs(data.test_images[None, chunk], dtype)
-            logits, _, _ = self.forward(params, state, x, train=False)
+        for chunk, logits in self.predict(params, state, data, chosen, dtype):
             correct = correct + correct_predictions(logits, data.test_labels[chunk])
         return correct
+
+    def predict(
+        self,
+        params: Params,
+        state: Params,
+        data: Dataset,
+        chosen: IntArray,
+        dtype: npt.DTypeLike,
+        *,
+        at_once: int = EVALUATION_CHUNK,
+        change: Callable[[Array], Array] = lambda images: images,
+    ) -> Iterator[tuple[IntArray, Array]]:
+        """Yield the logits (R, N, K) of the chosen test examples in inference mode, with the indices (N,) of these.
+
+        Args:
+            params: as stacked by :func:`stack_runs`.
+            state: likewise.
+            data: the data set.
+            chosen: the indices of test examples.
+            dtype: of the images.
+            at_once: how many go through the network together.
+            change: is done to the images (1, N, C, H, W) before.
+        """
+        for start in range(0, len(chosen), at_once):
+            chunk = chosen[start : start + at_once]
+            x = change(data.inputs(data.test_images[None, chunk], dtype))
+            yield chunk, self.forward(params, state, x, train=False)[0]
+
+    def until(self, name: str) -> Network:
+        """Return the network up to what enters the layer ``name``: its last tap, since a nonlinearity stands there."""
+        needed = {name}
+        for layer, sources in reversed(self.inputs.items()):
+            needed |= {*sources} if layer in needed else set()
+        layers = {each: layer for each, layer in self.layers.items() if each in needed}
+        kept = {each: sources for each, sources in self.sources.items() if each in needed}
+        return replace(self, layers=layers | {name: ReLU()}, sources=kept)
 
     def largest_images(self, in_shape: Shape) -> int:
         """Return how many numbers the largest images of one example have that a layer gives; 0 if none gives images."""

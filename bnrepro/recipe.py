@@ -19,8 +19,9 @@ from pydantic import Field
 
 from .batchnorm import BatchNorm
 from .data import Dataset, Source
-from .diagnostics import ALWAYS, DIAGNOSTICS, Diagnostic
+from .diagnostics import DIAGNOSTICS
 from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
+from .measuring import ALWAYS, Diagnostic
 from .network import Network, Placement, cnn, has_bias, inception, mlp
 from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
@@ -251,6 +252,8 @@ class Outcome:
     curves: list[Row] = field(default_factory=list)
     layers: list[Row] = field(default_factory=list)
     units: list[Row] = field(default_factory=list)
+    predictions: list[dict[str, bytes]] = field(default_factory=list)
+    """The probabilities of the classes of all test examples, and their labels, in one row; none if not asked for."""
 
 
 def events(runs: Sequence[Run], data: Dataset) -> Iterator[Event]:
@@ -286,6 +289,9 @@ def train_runs(
                     outcomes[r].test_accuracy = float(event.test_accuracy[i])
                     if event.validation_accuracy is not None:
                         outcomes[r].validation_accuracy = float(event.validation_accuracy[i])
+                    if event.predictions is not None:
+                        row = {"probabilities": event.predictions[i].tobytes(), "labels": data.test_labels.tobytes()}
+                        outcomes[r].predictions = [row]
 
 
 def _record(measured: Measurement, outcomes: Sequence[Outcome]) -> None:

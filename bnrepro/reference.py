@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import places
 from .config import Figures, RunConfig
 from .errors import InputError
-from .experiment import TABLE_OF, import_experiment
+from .experiment import PREDICTIONS, TABLE_OF, import_experiment
 from .presenting import present
 from .store import MEASURED, Results, Store
 
 TABLES = ("runs", *MEASURED)
 """The tables of results, in the order in which they are given."""
+
+BYTES = ("probabilities", "labels")
+"""The columns that hold numbers as bytes."""
 
 
 def known() -> list[str]:
@@ -65,19 +70,23 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path, fig
         columns = experiment.columns(level)
         whole = results.table(table).reindex(columns=["run_id", *MEASURED[table], *columns])
         measured.append(whole.dropna(subset=columns, how="all", ignore_index=True) if columns else whole.iloc[:0])
+    whole = results.table(PREDICTIONS)
+    measured.append(whole if PREDICTIONS in experiment.needs else whole.iloc[:0])
     write_tables(Results(results.runs, *measured), places.REFERENCE / name)
     show_reference(name, figures)
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Write each table that has rows to TABLE.csv.xz, measures with five significant digits.
+    """Write each table that has rows to TABLE.csv.xz, measures with five significant digits, probabilities with three.
 
-    Settings are in ``runs`` alone, those that are lists or mappings in JSON.
+    Settings are in ``runs`` alone, those that are lists or mappings in JSON. Probabilities and labels are in base 64.
     """
     from .figures import atomic_write
 
     for name in TABLES:
         table = results.table(name)
+        if "probabilities" in table:
+            table = table.assign(probabilities=table["probabilities"].map(_rounded))
         others = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
@@ -94,12 +103,19 @@ def read_tables(folder: Path) -> Results:
             return pd.DataFrame({"run_id": []})
         table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=False, na_values=[""])
         texts = table.select_dtypes(exclude=["number", "bool"])
-        return table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
+        table = table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
+        return table.assign(**{name: table[name].map(base64.b64decode) for name in BYTES if name in table})
 
     return Results(*map(read, TABLES))
 
 
+def _rounded(probabilities: bytes) -> bytes:
+    return np.frombuffer(probabilities, np.float16).astype(float).round(3).astype(np.float16).tobytes()
+
+
 def _to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

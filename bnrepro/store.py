@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
 
 from .config import COLUMNS, SETTING_COLUMNS, RunConfig, declared_settings
-from .diagnostics import ALWAYS
 from .errors import InputError
+from .layers import Array
+from .measuring import ALWAYS
 from .provenance import digest, software
 from .recipe import NORMS, Outcome
 from .settings import flatten, to_json, to_override
@@ -39,6 +42,13 @@ AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
 _OWN_COLUMNS = ", ".join(
     f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
 )
+PREDICTIONS = """
+CREATE TABLE IF NOT EXISTS predictions ( -- of the runs that were asked for them
+    run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+    probabilities BLOB NOT NULL, -- of each class for each test example after the last step, in turn: float16
+    labels BLOB NOT NULL         -- of the test examples: uint8
+) STRICT;
+"""
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were stored
@@ -69,14 +79,14 @@ CREATE TABLE IF NOT EXISTS units (
     run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, step INTEGER NOT NULL, unit INTEGER NOT NULL,
     PRIMARY KEY (run, step, unit)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claims ( -- runs that a sweep is about to train
+{PREDICTIONS}CREATE TABLE IF NOT EXISTS claims ( -- runs that a sweep is about to train
     run_id TEXT NOT NULL, code TEXT NOT NULL,
     owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
     seen REAL NOT NULL,   -- when its owner was last heard of, by the owner's clock: others look for a change alone
     PRIMARY KEY (run_id, code)
 ) STRICT, WITHOUT ROWID;
 """
-MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "unit"]}
+MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "unit"], "predictions": list[str]()}
 """The tables of what was measured, and what tells apart the rows of one run in each."""
 NEEDED = ("config", "status", "code", "test_accuracy", "diverged_at", "seconds", "error")
 """The columns of table ``runs``, beside those that it is sorted by, without which nothing can be told of a run."""
@@ -125,6 +135,15 @@ class RunResult(Outcome):
         )
 
 
+class Predictions(NamedTuple):
+    """What a run predicts of the test examples after its last step."""
+
+    probabilities: Array
+    """The probability (N, K) of each class for each example, in float16."""
+    labels: Array
+    """The right class (N,) of each example."""
+
+
 class Results:
     """Tidy tables: one row per run; per run and step; and per layer or unit of these (1 is the first).
 
@@ -132,10 +151,18 @@ class Results:
     lists as text. Each is a DataFrame, or given as a function that is called for it at first use.
     """
 
-    def __init__(self, runs: pd.DataFrame, curves: Measured, layers: Measured, units: Measured) -> None:
+    def __init__(
+        self,
+        runs: pd.DataFrame,
+        curves: Measured,
+        layers: Measured,
+        units: Measured,
+        predictions: Measured | None = None,
+    ) -> None:
         """Take the tables; settings that curves, layers or units have are left out, as those of ``runs`` are joined."""
         self.runs = runs
         self._measured = {"curves": curves, "layers": layers, "units": units}
+        self._measured["predictions"] = runs.iloc[:0, :0] if predictions is None else predictions
 
     def __repr__(self) -> str:
         """Say how many runs there are, how they ended, and which settings vary."""
@@ -195,6 +222,16 @@ class Results:
     def units(self) -> pd.DataFrame:
         """Return what was measured of each unit of the last hidden layer: a row per run × step × unit."""
         return self._with_settings("units")
+
+    @functools.cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """Return what each run predicts of the test examples, by its id, for runs with ``train.predictions=true``."""
+        found = {}
+        for row in self.table("predictions").to_dict("records"):
+            labels = np.frombuffer(row["labels"], np.uint8)
+            probabilities = np.frombuffer(row["probabilities"], np.float16).reshape(len(labels), -1)
+            found[str(row["run_id"])] = Predictions(probabilities, labels)
+        return found
 
 
 def hashable(value: Any) -> Any:
@@ -532,11 +569,15 @@ def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
         db.execute("UPDATE runs SET run_id = ? WHERE run = ?", [digest(to_json(settings)), run])
 
 
-def _add_columns(db: sqlite3.Connection) -> None:
-    """Migrate from schema 3, which knew no images held out, and less of the machine."""
+def _add_what_came_with_4(db: sqlite3.Connection) -> None:
+    """Migrate from schema 3, which knew no images held out, no predictions, and less of the machine."""
+    db.execute(PREDICTIONS)
     for column, kind in {"validation_accuracy": "REAL", "cpu": "TEXT", "host": "TEXT", "numba": "TEXT"}.items():
         db.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms, 3: _add_columns}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {
+    2: _leave_out_defaults_of_norms,
+    3: _add_what_came_with_4,
+}
 """The function that migrates each earlier schema to the next."""

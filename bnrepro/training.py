@@ -16,19 +16,17 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .data import ByteArray, Dataset, IntArray, Order, augmented, minibatches
-from .diagnostics import Diagnostic, Level, Snapshot, gradient_norm, read
+from .data import ByteArray, Dataset, IntArray, Order, augmented, evenly, minibatches, training_batches
+from .diagnostics import gradient_norm
 from .errors import InputError
 from .layers import Array, Arrays
+from .measuring import Diagnostic, Level, Snapshot, read
 from .memory import keep_freed_memory
 from .network import Network, select_runs, stack_runs
 from .optim import LearningRateSchedule, Optimizer, Params, State
 
 DIVERGED_LOSS = 1e3
 """A run has diverged when its mini-batch loss exceeds this or is not finite (Bjorck et al. 2018)."""
-
-POPULATION_BATCHES = 50
-"""Training mini-batches behind the population statistics of Algorithm 2, or as many as the data set has."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Schedule:
         probe_examples: size of the fixed batch of training examples on which the loss, the gradient and the
             pre-activations are measured, with normalisation in training mode.
         eval_examples: test examples on which the accuracy is measured on the way; the final one takes all.
+        early_measurements: whether to make the log-spaced ones.
+        predictions: whether to give the probabilities of the classes of all test examples in the end.
         order: how examples are put into mini-batches, by :func:`bnrepro.data.minibatches`.
     """
 
@@ -51,14 +51,16 @@ class Schedule:
     probe_examples: int
     eval_examples: int
     _: KW_ONLY
+    early_measurements: bool = True
+    predictions: bool = False
     order: Order = "reshuffled"
 
     @property
     def measured_steps(self) -> list[int]:
         """Return the steps to measure at: 0, growing by a half up to the even interval, evenly up to the last."""
         interval = max(1, self.steps // self.measurements)
-        early = {0} | {n for k in range(64) if (n := int(1.5**k)) < interval}
-        return sorted(early | {*range(interval, self.steps, interval), self.steps})
+        early = {n for k in range(64) if (n := int(1.5**k)) < interval} if self.early_measurements else set()
+        return sorted({0, *early, *range(interval, self.steps, interval), self.steps})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ class Finished:
     """The accuracy (R,) on the whole test set, in inference mode."""
     validation_accuracy: Array | None
     """The accuracy (R,) on the images held out from training, likewise; None if there are none."""
+    predictions: Array | None = None
+    """The probabilities (R, N, K) that the classes of all test examples have, in float16, if they are asked for."""
 
 
 Event = Measurement | Diverged | Finished
@@ -196,7 +200,8 @@ def train(spec: Specification, data: Dataset) -> Iterator[Event]:
         yield Diverged(spec.schedule.steps, group.runs[~healthy])
         group.keep(healthy)
     if group.seeds:
-        yield Finished(group.runs, measure.accuracy(group), measure.validation_accuracy(group))
+        predictions = measure.predictions(group) if spec.schedule.predictions else None
+        yield Finished(group.runs, measure.accuracy(group), measure.validation_accuracy(group), predictions)
 
 
 class Engine(ABC):
@@ -334,6 +339,9 @@ class _Probe:
             taps=dict(zip(network.nonlinearities, taps, strict=True)),
             grads=grads,
             before=self._taps_before(group.runs),
+            data=self.data,
+            batch_size=self.spec.schedule.batch_size,
+            evaluated=evenly(len(self.data.test_labels), self.spec.schedule.eval_examples),
         )
         self.before = group.runs, snapshot.taps
         found: dict[Level, Arrays] = {"run": {}, "layer": {}, "unit": {}}
@@ -368,16 +376,24 @@ class _Probe:
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def accuracy(self, group: Group, examples: int | None = None, data: Dataset | None = None) -> Array:
-        """Measure the test accuracy (R,), on other data if given, with population statistics if the network asks so."""
-        batches = self._population_batches()
-        state = group.network.with_population_statistics(group.params, group.state, batches)
+        """Measure the test accuracy (R,), on other data if given."""
+        state = self._state(group)
         return evaluate(group.network, group.params, state, data or self.data, examples, self.spec.dtype)
 
-    def _population_batches(self) -> Iterator[Array]:
-        """Yield mini-batches of the size trained on, from a stream that is the same for all runs."""
-        size, count = self.spec.schedule.batch_size, len(self.data.train_labels)
-        for batch in itertools.islice(minibatches(count, size, 0), min(POPULATION_BATCHES, count // size)):
-            yield self.data.inputs(self.data.train_images[None, batch], self.spec.dtype)
+    def _state(self, group: Group) -> Params:
+        """Return the state for inference, with population statistics if the network asks for them."""
+        batches = training_batches(self.data, self.spec.schedule.batch_size, self.spec.dtype)
+        return group.network.with_population_statistics(group.params, group.state, batches)
+
+    def predictions(self, group: Group) -> Array:
+        """Return the probabilities (R, N, K) of the classes of all test examples, in float16."""
+        data, network, found = self.data, group.network, list[Array]()
+        chosen, one_hot = np.arange(len(data.test_labels)), np.eye(data.classes, dtype=self.spec.dtype)
+        for chunk, logits in network.predict(group.params, self._state(group), data, chosen, self.spec.dtype):
+            targets = one_hot[data.test_labels[None, chunk]]
+            _, gradient = network.loss(logits, targets)  # (softmax − targets) / N, in the engine's own arithmetic
+            found.append((len(chunk) * gradient + targets).astype(np.float16))
+        return np.concatenate(found, axis=1)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -393,8 +409,3 @@ def evaluate(
     count = len(data.test_labels)
     chosen = evenly(count, examples or count)
     return network.count_correct(params, state, data, chosen, dtype) / len(chosen)
-
-
-def evenly(count: int, wanted: int) -> Array:
-    """Return the indices of ``wanted`` of ``count`` examples, evenly spaced, or of all."""
-    return np.linspace(0, count - 1, min(wanted, count)).astype(int)

@@ -120,7 +120,7 @@ def compare(stored: Results, here: Results) -> pd.DataFrame:
     parts = []
     tables: dict[str, list[str]] = {"runs": [], **MEASURED}
     for name, keys in tables.items():
-        columns = slice(None) if keys else ["run_id", *OUTCOME]
+        columns = ["run_id", *OUTCOME] if name == "runs" else slice(None)
         one, other = (results.table(name).loc[:, columns].set_index(["run_id", *keys]) for results in (stored, here))
         missing = one.index.symmetric_difference(other.index)
         one, other = one.align(other)

@@ -102,6 +102,9 @@ ROOMS: dict[str, list[Mutation]] = {
         M("decay * _like(lr, p) * p if", "decay * p if", "test_optim.py hand_worked"),
     ],
     "bnrepro/kernels.py": [
+        M("then = CONTINUE if op[ADDS] else STORE", "then = STORE", "test_compiled.py branches"),
+        M("max(row, 0), bottom", "row, bottom", "test_compiled.py branches"),
+        M("[WIDTH] + op[PLACE]\n        _copy", "[WIDTH]\n        _copy", "test_compiled.py branches"),
         M("F(1) / (_exp(-y[i]) + F(1))", "F(1) / (_exp(-y[i]) + F(1.01))", "test_compiled.py one_step"),
         M("(m / (m - F(1)))", "F(1)", "test_compiled.py golden"),
         M("found &= abs(x[i]) <= WIDE_RANGE", "pass", "test_compiled.py hides_no_infinite"),
@@ -119,6 +122,13 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M(
+            "free.append(held.pop(name))",
+            "free.append(held[name])\n                free.append(0)",
+            "test_compiled.py branches",
+        ),
+        M("ADDS] = source in held", "ADDS] = False", "test_compiled.py branches"),
+        M("and at[source] not in activated", "", "test_compiled.py branches"),
         M("if op[X] in activated else op[X]", "if not op[X] else op[X]", "test_compiled.py one_step"),
         M("Diverged(begin + step,", "Diverged(step,", "test_compiled.py golden"),
         M("self.spec.lr_schedule(step) for", "self.spec.lr_schedule(0) for", "test_compiled.py leads_to_the_numbers"),
@@ -131,7 +141,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if not mallopt(", "if mallopt(", "test_memory.py largest_threshold"),
     ],
     "bnrepro/network.py": [
-        M("EVALUATION_CHUNK]", "EVALUATION_CHUNK - 1]", "test_training.py accuracy"),
+        M("chosen[start : start + at_once]", "chosen[start : start + at_once - 1]", "test_training.py accuracy"),
         M("sparse=i == 1", "sparse=True", "test_network.py skips_features"),
         M("if len(shape) > 1), default", "), default", "test_sweeping.py stay_in_cache"),
         M("in enumerate(hidden, start=1)", "in enumerate(hidden[::-1], start=1)", "test_recipe.py hidden_layers"),
@@ -190,15 +200,10 @@ ROOMS: dict[str, list[Mutation]] = {
         M("!= CIFAR10_SUMS[i]", "is None", "test_datasets.py other_images"),
     ],
     "bnrepro/diagnostics.py": [
-        M(
-            "copy.deepcopy(self.optimizer_state), self.lr",
-            "self.optimizer_state, self.lr",
-            "test_diagnostics.py changes_noth",
-        ),
-        M("if set(found) != {", "if not {", "test_diagnostics.py it_declares"),
-        M("if np.shape(values) not in allowed[column.level]", "if values is None", "test_diagnostics.py it_declares"),
-        M("if key in owners", "if key in ()", "test_diagnostics.py clash"),
-        M("isascii() and column", "isascii() or column", "test_diagnostics.py clash"),
+        M("s.lr[:, np.newaxis] / norms**2", "s.lr[:, np.newaxis] / norms", "test_diagnostics.py rate_over_its_square"),
+        M("np.where(counted, np.abs(moment), 0)", "np.where(counted, moment, 0)", "test_diagnostics.py moments"),
+        M("an_epoch * math.ceil(ESTIMATES / an_epoch)", "ESTIMATES", "test_diagnostics.py gradient_estimates_have"),
+        M("z - z.mean(axis=1, keepdims=True)]", "z]", "test_diagnostics.py amplification"),
         M("norms[:, 0] / norms[:, -1]", "norms[:, -1] / norms[:, 0]", "test_diagnostics.py weights_before"),
         M("np.where(counted, std_before, 1)", "np.where(counted, std, 1)", "test_diagnostics.py drift"),
         M("mixed[name] = stepped[name]", "mixed = dict(stepped)", "test_diagnostics.py definition_2_1"),
@@ -206,7 +211,32 @@ ROOMS: dict[str, list[Mutation]] = {
         M("np.asarray(q) / 100 * last", "np.asarray(q) / 100 * (last + 1)", "test_diagnostics.py percentiles"),
         M("found[:, -1], np.median(found, axis=1), found[:, 0]", "found.T[:3]", "test_diagnostics.py jacobian_is"),
     ],
+    "bnrepro/measuring.py": [
+        M(
+            "copy.deepcopy(self.optimizer_state), self.lr",
+            "self.optimizer_state, self.lr",
+            "test_diagnostics.py changes_noth",
+        ),
+        M("if set(found) != {", "if not {", "test_measuring.py it_declares"),
+        M("if np.shape(values) not in allowed[column.level]", "if values is None", "test_measuring.py it_declares"),
+        M("if key in owners", "if key in ()", "test_measuring.py clash"),
+        M("isascii() and column", "isascii() or column", "test_measuring.py clash"),
+    ],
+    "bnrepro/inference.py": [
+        M("((m - 1) / m)", "(m / (m - 1))", "test_inference.py with_the_correction"),
+        M("z.var(axis=1, ddof=1)", "z.var(axis=1)", "test_inference.py with_the_correction"),
+        M(
+            "s.params, state, x, train=False)\n            means",
+            "s.params, s.state, x, train=False)\n            means",
+            "test_inference.py layer_by_layer",
+        ),
+        M("s.evaluated[: whole or None]", "s.evaluated", "test_inference.py same_weights"),
+        M("map(_bound(change, by, seed=1), s.batches())", "s.batches()", "test_inference.py corruptions_are"),
+        M("found.var(axis=0, ddof=1)", "found.var(axis=1, ddof=1)", "test_inference.py companions"),
+    ],
     "bnrepro/training.py": [
+        M("if self.early_measurements else", "if True else", "test_training.py early"),
+        M("len(chunk) * gradient + targets", "gradient + targets", "test_training.py predictions"),
         M("lr=group.lr * self.spec.lr_schedule(step)", "lr=group.lr", "test_training.py rate_in_force"),
         M(
             "drawn, self.spec.lr_schedule(step))",
@@ -326,6 +356,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("owner]).fetchone() is None", "owner]).fetchall() is not None", "test_store.py another_does_not_get"),
         M("or _has_ended(host, pid)", "", "test_store.py a_claim_ends"),
         M("before.get((name, seen), now)", "before.get((name, seen), -seen)", "test_store.py a_claim_ends"),
+        M(
+            "3: _add_what_came_with_4,",
+            "2: _add_what_came_with_4,",
+            "test_store.py of_the_last",
+        ),
         M("UPDATE claims SET seen = ? WHERE", "UPDATE claims SET seen = ? + 1e9 WHERE", "test_store.py heartbeat"),
         M('and not (replace and result.status != "failed")', "and not replace", "test_store.py ended_well"),
         M('"UPDATE runs SET run_id = ? WHERE run = ?"', '"SELECT ?, ?"', "test_store.py schema_before"),
@@ -471,7 +506,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if begin and end", "if begin or end", "test_claims.py without_marks"),
     ],
     "bnrepro/experiment.py": [
-        M("if column not in measured", "if not measured", "test_experiments.py no_less_will_do"),
+        M(
+            "if PREDICTIONS in self.needs and not all(",
+            "if PREDICTIONS in self.needs and all(",
+            "test_experiment.py predictions",
+        ),
+        M("if column not in (*measured, PREDICTIONS)", "if not measured", "test_experiments.py no_less_will_do"),
         M("for setting in settings):", "for setting in settings) and runs == []:", "test_experiment.py lack"),
         M("(*self.needs, *self.uses)", "(*self.needs,)", "test_experiment.py of_ones_own"),
         M("if not isinstance(experiment, Experiment)", "if experiment is None", "test_experiment.py refused"),
@@ -485,6 +525,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if len(found) == 1", "if found", "test_presenting.py facet_by_facet"),
     ],
     "bnrepro/reference.py": [
+        M("astype(float).round(3)", "astype(float).round(2)", "test_reference.py three_decimals"),
         M('float_format="%.5g"', 'float_format="%.2g"', "test_reference.py come_back"),
         M("*MEASURED[table], *columns])", "*MEASURED[table]])", "test_reference.py by_its_name"),
         M("if name not in known()", "if not name", "test_api.py reference"),
@@ -603,6 +644,14 @@ ROOMS: dict[str, list[Mutation]] = {
     "experiments/rules.py": [
         M("[*weights][:-1]", "[*weights]", "test_rules.py only_hidden"),
         M("-2 * step - 1", "-2 * step", "test_rules.py decay_at"),
+    ],
+    "experiments/scale_invariance.py": [
+        M("hidden[len(hidden) // 2]", "hidden[0]", "test_weight_scale.py middle_hidden_layer"),
+        M(
+            "gradient_norm(changes) / gradient_norm(others)",
+            "gradient_norm(changes)",
+            "test_weight_scale.py middle_hidden",
+        ),
     ],
     "experiments/wrong_layers.py": [
         M("var * ((m - 1) / m)", "var", "test_implementation_mistakes.py biased"),

@@ -47,6 +47,8 @@ ADDED: Mapping[str, Any] = {
     "dataset.validation": 0,
     "dataset.augmentation": [],
     "train.order": "reshuffled",
+    "train.early_measurements": True,
+    "train.predictions": False,
 }
 """The settings that have a default in their class, which leaves them out of ids; but for those of norms."""
 

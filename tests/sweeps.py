@@ -20,7 +20,7 @@ from bnrepro.store import FILE, Results
 
 MINE = """
 import os, signal, time
-from bnrepro.diagnostics import measures
+from bnrepro.measuring import measures
 from bnrepro.layers import ReLU
 
 

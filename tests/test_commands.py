@@ -475,7 +475,7 @@ def test_other_files_of_a_data_set_are_other_runs(
 MEASURES = """
 import numpy as np
 
-from bnrepro.diagnostics import Column, measures
+from bnrepro.measuring import Column, measures
 
 
 @measures(Column("train_loss", "run", "a column that every run has"))
@@ -511,7 +511,7 @@ def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("clash", "column train_loss of each run is every run's already"),
         ("misshapen", r"column mine has shape \(1,\); of each layer it must be \(1, 1\) or \(1, 2\)"),
-        ("undeclared", "must be a bnrepro.diagnostics.Diagnostic"),
+        ("undeclared", "must be a bnrepro.measuring.Diagnostic"),
     ],
 )
 @pytest.mark.parametrize("command", [[*TINY], ["+sweep", *SMALL]], ids=["one run", "a sweep"])

@@ -30,10 +30,12 @@ from bnrepro.errors import InputError
 from bnrepro.layers import (
     Array,
     AvgPool2D,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
     Layer,
     MaxPool2D,
     Normal,
@@ -43,7 +45,7 @@ from bnrepro.layers import (
     he,
     softmax_cross_entropy,
 )
-from bnrepro.network import Network, Placement, mlp, stack_runs
+from bnrepro.network import IMAGES, Network, Placement, inception, mlp, stack_runs
 from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, StepDecay
 from bnrepro.sweeping import train_group
 from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, train
@@ -109,13 +111,18 @@ class Case:
     diagnostics: tuple[str, ...] = ("percentiles", "gradients", "landscape", "covariate_shift")
     measurements: int = 3
     channels: int = 1
+    predictions: bool = False
     inputs: Inputs = "raw"
     augmentation: tuple[Augmentation, ...] = ()
     layers: tuple[Layer, ...] = ()
     """The layers of a network of images; empty for fully connected ones."""
+    branched: Network | None = None
+    """A network with branches, in place of these."""
 
     def network(self) -> Network:
         """What is trained."""
+        if self.branched:
+            return self.branched
         if not self.layers:
             parts = self.activation, self.norm, self.dropout, self.placement, self.bias
             return mlp(self.hidden, 10, Normal(0.3), *parts)
@@ -142,7 +149,7 @@ class Case:
             optimizer=self.optimizer,
             learning_rates=rates,
             seeds=seeds,
-            schedule=Schedule(self.steps, self.batch, self.measurements, 30, 60),
+            schedule=Schedule(self.steps, self.batch, self.measurements, 30, 60, predictions=self.predictions),
             lr_schedule=self.lr_schedule,
             diagnostics={name: DIAGNOSTICS[name] for name in self.diagnostics},
             dtype=np.dtype(dtype),
@@ -231,8 +238,8 @@ convolutions = st.builds(
     padding=st.integers(0, 2),
     bias=st.booleans(),
 )
-pools = st.builds(MaxPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)) | st.builds(
-    AvgPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)
+pools = st.tuples(st.integers(1, 3), st.none() | st.integers(1, 3), st.integers(0, 2)).flatmap(
+    lambda given: st.sampled_from([pool(*given[:2], min(given[2], given[0] - 1)) for pool in (MaxPool2D, AvgPool2D)])
 )
 others = st.sampled_from([BatchNorm(), Sigmoid(), Tanh(), ReLU(), Dropout(0.3)])
 
@@ -272,6 +279,44 @@ def test_augmented_images_are_those_of_numpy_to_rounding(layers: tuple[Layer, ..
     case = Case(layers=layers, augmentation=("crop", "flip"), side=8, steps=5, diagnostics=())
     assert_equal_to_rounding(case)
     assert digest(case.events()) != digest(dataclasses.replace(case, augmentation=()).events())
+
+
+def an_inception(activation: Any, norm: Any, modules: Any = ((4, 3, 5, 2, 4, 3), (0, 4, 17, 3, 4, 0))) -> Network:
+    return inception(5, modules, 10, Normal(0.3), activation, norm, dropout=0.2)
+
+
+DENSE = {name: Dense(4 + i, Normal(0.3)) for i, name in enumerate("abcd")} | {"logits": Dense(10, Normal(0.3))}
+BRANCHED = {
+    "inception": an_inception(ReLU, BatchNorm),
+    "modules alone that halve": an_inception(Sigmoid, BatchNorm, ((0, 1, 2, 3, 4, 0), (0, 16, 17, 1, 1, 0))),
+    "without norm": an_inception(Tanh, None),
+    "one output taken by all": Network(
+        {"flatten": Flatten(), **DENSE, "joined": Concatenate(), "end": Dense(10, Normal(0.3))},
+        dict.fromkeys("bcd", ("a",)) | {"logits": ("d",), "joined": ("a", "logits", "c", "b", "a")},
+    ),
+    "images taken by two": Network(
+        {
+            "one": of_images(channels=3, kernel=3, padding=1), "pool": MaxPool2D(3, 1, padding=1),
+            "two": of_images(channels=5, kernel=3, padding=1), "joined": Concatenate(), "average": GlobalAvgPool2D(),
+            "end": Dense(10, Normal(0.3)),
+        },
+        {"pool": (IMAGES,), "two": (IMAGES,), "joined": ("one", "pool", "two")},
+    ),
+    "one nonlinearity behind another": Network({
+        "conv": of_images(channels=3, kernel=3), "one": Sigmoid(), "two": Tanh(), "average": GlobalAvgPool2D(),
+        "end": Dense(10, Normal(0.3)),
+    }),
+    "a mean of images": Network(
+        {"average": GlobalAvgPool2D(), "dropout": Dropout(0.3), "end": Dense(10, Normal(0.3))}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BRANCHED)
+@pytest.mark.parametrize("optimizer", [PLAIN, Momentum(weight_decay=0.05, momentum=0.9)])
+def test_one_step_of_a_network_with_branches_is_that_of_numpy_to_rounding(name: str, optimizer: Optimizer) -> None:
+    case = Case(branched=BRANCHED[name], channels=3, grey=True, optimizer=optimizer, side=8)
+    assert_equal_to_rounding(dataclasses.replace(case, diagnostics=("percentiles", "gradients")))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
@@ -331,6 +376,13 @@ CASES = {
         grey=True, side=9, steps=5, diagnostics=("percentiles", "gradients"),
         optimizer=Momentum(weight_decay=0.01, momentum=0.9),
     ),
+    "inception": Case(
+        branched=BRANCHED["inception"], grey=True, channels=3, side=9, steps=5,
+        optimizer=Momentum(weight_decay=0.01, momentum=0.9), diagnostics=("percentiles", "gradients"),
+    ),
+    "inception without norm": Case(
+        branched=BRANCHED["without norm"], side=9, steps=5, diagnostics=("percentiles", "gradients"),
+    ),
 }  # fmt: skip
 GOLDEN = json.loads((PROGRAMS / "compiled_digests.json").read_text("utf-8"))
 """What every machine with fused multiply-adds computes."""
@@ -376,6 +428,33 @@ def test_bits_depend_on_no_chunk_and_no_skipped_zero(
 ) -> None:
     monkeypatch.setattr(compiled, constant, value)
     assert digest(CASES[name].events()) == GOLDEN[name]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(activation=ReLU, norm=BatchNorm, dropout=0.3),
+        Case(
+            layers=(
+                *(Conv2D(3, 3, Normal(0.3), padding=1), BatchNorm(), ReLU(), MaxPool2D(2)),
+                *(Conv2D(4, 3, Normal(0.3)), BatchNorm(), Sigmoid()),
+            ),
+            side=8,
+        ),
+    ],
+    ids=["dense", "convolutions"],
+)
+def test_what_normalises_anew_and_predicts_goes_through_it_too(case: Case) -> None:
+    others = ("weights", "moments", "amplification", "gradient_estimate", "companions", "inference", "corruptions")
+    case = dataclasses.replace(case, diagnostics=others, predictions=True)
+    events, rounded = (case.events(engine) for engine in ("compiled", "numpy"))
+    for (name, found), (_, expected) in zip(numbers(events), numbers(rounded), strict=True):
+        tolerance = 2 / 60 if name.startswith("accuracy") else 1e-5  # of 60 images, two may be near a boundary
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=tolerance, err_msg=name)
+    one, other = (event.predictions for event in (events[-1], rounded[-1]) if isinstance(event, Finished))
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-4)
 
 
 def test_what_is_measured_changes_no_bit() -> None:
@@ -464,6 +543,14 @@ class MyDense(Dense):
             "takes no BatchNorm of images that are flattened",
         ),
         ({}, "dataset.inputs=whitened: must be raw, centred or standardised with train.engine=compiled"),
+        (
+            {
+                "networks": [
+                    Network({"a": Flatten(), "b": Dense(3, he), "c": ReLU(), "d": Concatenate()}, {"d": ("b", "c")})
+                ]
+            },
+            "takes no ReLU of an output that other layers take, too",
+        ),
     ],
 )
 def test_what_it_does_not_take_is_refused(change: dict[str, Any], words: str) -> None:

@@ -214,6 +214,8 @@ LEAVES: dict[str, Any] = {
     "train.measurements": 5,
     "train.probe_examples": 100,
     "train.eval_examples": 100,
+    "train.early_measurements": False,
+    "train.predictions": True,
     "train.dtype": "float64",
     "train.engine": "compiled",
     "diagnostics": ["drift"],
@@ -359,7 +361,7 @@ import numpy as np
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.datasets import Digits
-from bnrepro.diagnostics import Column, measures
+from bnrepro.measuring import Column, measures
 from bnrepro.layers import Dense, Flatten, Sigmoid, xavier
 from bnrepro.network import Network
 from bnrepro.optim import SGD, LearningRateSchedule

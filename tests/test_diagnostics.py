@@ -1,7 +1,7 @@
 """Every diagnostic against a slow and obvious twin."""
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,19 +9,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import wasserstein_distance
+from scipy.stats import kurtosis, skew, wasserstein_distance
+from snapshots import (
+    NETWORKS,
+    OPTIMIZERS,
+    alone,
+    arrays_of,
+    as_in_training,
+    each_mlp,
+    each_network,
+    each_optimizer,
+    measured,
+    plus,
+    read,
+    select,
+    take,
+)
 
 from bnrepro import diagnostics
 from bnrepro.batchnorm import BatchNorm
+from bnrepro.data import minibatches
 from bnrepro.diagnostics import (
     DIAGNOSTICS,
     LANDSCAPE_STEPS,
     PERCENTILES,
-    Column,
-    Diagnostic,
     Snapshot,
     axis_label,
-    check_columns,
     cosine,
     gradient_norm,
     percentiles,
@@ -42,14 +55,10 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, cnn, copy_tree, inception, mlp, select_runs, stack_runs
-from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
+from bnrepro.network import Network, copy_tree, mlp
+from bnrepro.optim import Adagrad, Momentum, Optimizer, Params
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=100)
-
-
-def as_in_training() -> np.errstate:
-    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 @given(
@@ -227,107 +236,6 @@ def test_singular_values_are_nan_where_a_unit_does_not_vary(bad: list[int], valu
     assert after[good].tobytes() == before[good].tobytes()
 
 
-OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": SGD(weight_decay=0.0),
-    "decayed sgd": SGD(weight_decay=0.1),
-    "momentum": Momentum(weight_decay=0.1, momentum=0.9),
-    "adagrad": Adagrad(weight_decay=0.0, eps=1.0),
-}
-NETWORKS = {
-    "sigmoid": mlp([5, 4, 6], 3, xavier, Sigmoid, None),
-    "sigmoid, batch norm": mlp([5, 4, 6], 3, xavier, Sigmoid, BatchNorm),
-    "relu": mlp([5, 4, 6], 3, xavier, ReLU, None),
-    "relu, batch norm, dropout": mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, 0.3),
-    "cnn": cnn([2, 3], 3, 3, xavier, ReLU, None),
-    "cnn, batch norm": cnn([2, 3], 3, 3, xavier, Sigmoid, BatchNorm),
-    "inception": inception(2, [[2, 1, 2, 1, 2, 1]], 3, xavier, ReLU, BatchNorm),
-}
-each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-each_mlp = pytest.mark.parametrize("network", list(NETWORKS.values())[:4], ids=list(NETWORKS)[:4])
-each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-each_diagnostic = pytest.mark.parametrize("diagnostic", DIAGNOSTICS)
-
-
-def tree_like(params: Params, rng: np.random.Generator, scale: float) -> Params:
-    return {
-        layer: {name: (scale * rng.standard_normal(a.shape)).astype(a.dtype) for name, a in arrays.items()}
-        for layer, arrays in params.items()
-    }
-
-
-def plus(a: Params, b: Params) -> Params:
-    return {layer: {name: p + b[layer][name] for name, p in arrays.items()} for layer, arrays in a.items()}
-
-
-def arrays_of(s: Snapshot) -> Iterator[Array]:
-    yield from (s.lr, s.x, s.targets, *s.taps.values(), *(s.before or {}).values())
-    for tree in (s.params, s.state, s.optimizer_state, s.grads):
-        for arrays in tree.values():
-            yield from arrays.values()
-
-
-def measured(s: Snapshot, **changes: Any) -> Snapshot:
-    """The snapshot after ``changes``, with taps and gradients to match; its arrays refuse to be changed."""
-    s = replace(s, **changes)
-    taps: list[Array] = []
-    s.network.forward(s.params, s.state, s.x, train=True, taps=taps)
-    _, grads = s.gradient(s.params)
-    s = replace(s, taps=dict(zip(s.network.nonlinearities, taps, strict=True)), grads=grads)
-    for a in arrays_of(s):
-        a.flags.writeable = False
-    return s
-
-
-def take(
-    network: Network, optimizer: Optimizer = OPTIMIZERS["sgd"], dtype: Any = np.float64, side: int = 4
-) -> Snapshot:
-    """Three runs with weights, learning rates and memories of their own, some way into training."""
-    rng, image, examples = np.random.default_rng(0), (1, side, side), 4 * side
-    inits = [network.init(rng, image) for _ in range(3)]
-    params, state = (stack_runs(trees, np.dtype(dtype)) for trees in zip(*inits, strict=True))
-    params = plus(params, tree_like(params, rng, 0.3))
-    memory = optimizer.init(params)
-    for _ in range(2):
-        optimizer.update(copy_tree(params), tree_like(params, rng, 0.1), memory, np.ones(3, dtype), network.weights)
-    empty: Any = {}
-    before = measured(
-        Snapshot(
-            network=network,
-            params=plus(params, tree_like(params, rng, 0.2)),
-            state=state,
-            optimizer=optimizer,
-            optimizer_state=memory,
-            lr=np.array([0.05, 0.2, 0.5], dtype),
-            x=rng.standard_normal((1, examples, *image)).astype(dtype),
-            targets=np.eye(3, dtype=dtype)[rng.integers(0, 3, (1, examples))],
-            taps=empty,
-            grads=empty,
-            before=None,
-        )
-    )
-    return measured(before, params=params, before=before.taps)
-
-
-def select(s: Snapshot, runs: list[int]) -> Snapshot:
-    at = np.array(runs)
-    trees: dict[str, Any] = {
-        name: select_runs(getattr(s, name), at) for name in ("params", "state", "optimizer_state", "grads")
-    }
-    taps = {name: tap[at] for name, tap in s.taps.items()}
-    before = s.before and {name: tap[at] for name, tap in s.before.items()}
-    return replace(s, **trees, lr=s.lr[at], taps=taps, before=before)
-
-
-def alone(s: Snapshot) -> Iterator[tuple[int, Snapshot]]:
-    for r in range(len(s.lr)):
-        yield r, select(s, [r])
-
-
-def read(name: str, s: Snapshot) -> dict[str, Array]:
-    with as_in_training():
-        return {column.name: values for column, values in diagnostics.read(name, DIAGNOSTICS[name], s)}
-
-
 def weight_layers(s: Snapshot) -> list[str]:
     return [name for name, arrays in s.params.items() if "W" in arrays]
 
@@ -337,92 +245,35 @@ def norm(tree: Params) -> float:
 
 
 def test_every_entry_has_its_columns_in_their_shapes() -> None:
-    layers: dict[str, tuple[str, ...]] = {
+    layers: dict[str, tuple[str, ...]] = dict.fromkeys(DIAGNOSTICS, ()) | {
         "percentiles": ("p15", "p50", "p85"),
         "inactive": ("inactive",),
         "gradients": ("gradient_norm",),
-        "units": (),
         "drift": ("drift_wasserstein", "drift_mean", "drift_std"),
         "covariate_shift": ("shift_norm", "shift_cosine"),
         "jacobian": ("jacobian_min", "jacobian_median", "jacobian_max"),
-        "landscape": (),
+        "weights": ("weight_norm", "effective_rate"),
+        "moments": ("skewness", "kurtosis", "output_skewness", "output_kurtosis", "output_zeros"),
+        "amplification": ("relative_change",),
     }
     ranges = ("loss_min", "loss_max", "gradient_min", "gradient_max", "smoothness")
+    statistics = ("ema", "population", "biased", "layerwise", "batch")
     curve = {"gradients": ("gradient_ratio",), "landscape": tuple(f"landscape_{name}" for name in ranges)}
-    assert layers.keys() == DIAGNOSTICS.keys()
+    curve |= {"companions": ("companions",), "inference": tuple(f"accuracy_{name}" for name in statistics)}
+    curve |= {name: tuple(c.name for c in DIAGNOSTICS[name].columns) for name in ("gradient_estimate", "corruptions")}
     for network, nonlinearities, units in ((NETWORKS["relu"], 3, 6), (NETWORKS["cnn"], 2, 3 * 2 * 2)):
         for s in (take(network), replace(take(network), before=None), select(take(network), [1])):
             runs = len(s.lr)
             for name in DIAGNOSTICS:
-                depth = nonlinearities + (name == "covariate_shift")
+                depth = nonlinearities + (name in ("covariate_shift", "weights"))
                 expected = dict.fromkeys(curve.get(name, ()), (runs,)) | dict.fromkeys(layers[name], (runs, depth))
                 expected |= dict.fromkeys(("p15", "p50", "p85"), (runs, units)) if name == "units" else {}
                 assert {k: v.shape for k, v in read(name, s).items()} == expected
 
 
-# Columns
-
-
-def declares(*columns: Column) -> Diagnostic:
-    return Diagnostic(columns, lambda snapshot: {})
-
-
-@pytest.mark.parametrize(
-    ("diagnostics", "problem"),
-    [
-        ({"mine.x": [Column("train_loss", "run", "")]}, "mine.x: column train_loss of each run is every run's already"),
-        ({"mine.x": [Column("Test_Accuracy", "run", "")]}, "mine.x: column Test_Accuracy of each run is every run's"),
-        ({"mine.x": [Column("step", "layer", "")]}, "mine.x: column step of each layer is every table's already"),
-        ({"mine.x": [Column("run_id", "unit", "")]}, "mine.x: column run_id of each unit is every table's already"),
-        ({"mine.x": [Column("lr", "run", "")]}, "mine.x: column lr of each run is every table's already"),
-        (
-            {"mine.x": [Column("a", "run", "")], "mine.y": [Column("A", "run", "")]},
-            "mine.y: column A of each run is mine.x's already",
-        ),
-        ({"mine.x": [Column("a", "run", ""), Column("a", "run", "")]}, "mine.x: column a of each run is mine.x's"),
-        ({"mine.x": [Column("a b", "run", "")]}, "mine.x: column 'a b' must be ASCII letters, digits and _"),
-        ({"mine.x": [Column('a"', "run", "")]}, "mine.x: column 'a\"' must be"),
-        ({"mine.x": [Column("", "run", "")]}, "mine.x: column '' must be"),
-        ({"mine.x": [Column("é", "run", "")]}, "mine.x: column 'é' must be"),
-    ],
-)
-def test_columns_that_clash_or_cannot_be_stored_are_refused(diagnostics: dict[str, list[Column]], problem: str) -> None:
-    with pytest.raises(InputError) as error:
-        check_columns({name: declares(*columns) for name, columns in diagnostics.items()}, taken=["lr"])
-    assert str(error.value).startswith(f"diagnostics={problem}")
-
-
-def test_columns_of_other_levels_do_not_clash() -> None:
-    check_columns(DIAGNOSTICS, taken=["lr"])
-    check_columns({"mine.x": declares(Column("a", "run", ""), Column("a", "layer", ""), Column("a", "unit", ""))})
-
-
-@pytest.mark.parametrize(
-    ("column", "shape", "problem"),
-    [
-        (Column("a", "run", ""), (3, 1), "column a has shape (3, 1); of each run it must be (3,)"),
-        (Column("a", "run", ""), (), "column a has shape (); of each run it must be (3,)"),
-        (Column("a", "layer", ""), (3,), "column a has shape (3,); of each layer it must be (3, 3) or (3, 4)"),
-        (Column("a", "layer", ""), (3, 5), "column a has shape (3, 5); of each layer it must be (3, 3) or (3, 4)"),
-        (Column("a", "unit", ""), (3, 5), "column a has shape (3, 5); of each unit it must be (3, 6)"),
-        (Column("b", "run", ""), (3,), "gives the columns a; it declares b"),
-    ],
-)
-def test_what_a_diagnostic_gives_is_what_it_declares(column: Column, shape: tuple[int, ...], problem: str) -> None:
-    diagnostic = Diagnostic((column,), lambda snapshot: {"a": np.zeros(shape)})
-    with pytest.raises(InputError) as error:
-        list(diagnostics.read("mine.x", diagnostic, take(NETWORKS["relu"])))
-    assert str(error.value) == f"diagnostics=mine.x: {problem}"
-
-
 def test_units_without_a_nonlinearity_are_refused() -> None:
     with pytest.raises(InputError, match=r"^diagnostics=units: must be left out, since the network has no nonlinear"):
         diagnostics.units(replace(take(NETWORKS["relu"]), taps={}))
-
-
-def test_the_label_of_an_axis_has_the_unit_in_brackets() -> None:
-    assert Column("a", "run", "loss", "nats").label == "loss (nats)"
-    assert Column("a", "run", "accuracy").label == "accuracy"
 
 
 def test_the_label_of_an_axis_is_the_one_that_its_column_declares() -> None:
@@ -432,6 +283,8 @@ def test_the_label_of_an_axis_is_the_one_that_its_column_declares() -> None:
     with pytest.raises(KeyError):
         axis_label("unit", "train_loss")
 
+
+each_diagnostic = pytest.mark.parametrize("diagnostic", DIAGNOSTICS)
 
 SIZES = {name: (network, 4) for name, network in NETWORKS.items()}
 for name, normalisation in {"paper": None, "paper, batch norm": BatchNorm}.items():  # BLAS takes other paths there
@@ -746,3 +599,96 @@ def test_smoothness_at_a_tiny_rate_is_the_curvature_along_the_gradient(network: 
         for multiple, name in ((0.5, "max"), (4, "min")):  # and the loss falls by η ‖∇L‖²
             fall = loss[0] - found[f"landscape_loss_{name}"][r]
             np.testing.assert_allclose(fall, multiple * own.lr[0] * norm(g) ** 2, rtol=1e-3)
+
+
+@each_network
+def test_weights_are_their_norm_and_the_rate_over_its_square(network: Network) -> None:
+    s = take(network)
+    norms = np.array(
+        [[math.sqrt(sum(v * v for v in s.params[n]["W"][r].flat)) for n in weight_layers(s)] for r in range(3)]
+    )
+    expected = {"weight_norm": norms, "effective_rate": np.array([[lr] for lr in s.lr]) / norms**2}
+    assert_columns(read("weights", s), expected, 1e-13)
+
+
+@each_network
+def test_moments_are_those_of_scipy_over_the_units_that_vary(network: Network) -> None:
+    s = take(network)
+    taps = {name: tap.copy() for name, tap in s.taps.items()}
+    first, second, *_ = taps.values()
+    first.reshape(*first.shape[:2], -1)[1, :, 0] = 0.1
+    second[2] = 0.1  # no unit is left
+    s = replace(s, taps=taps)
+    found = read("moments", s)
+    for (i, (name, tap)), r in ((pair, r) for pair in enumerate(taps.items()) for r in range(3)):
+        relu = isinstance(network.layers[name], ReLU)
+        output = np.maximum(tap, 0) if relu else 1 / (1 + np.exp(-tap))
+        for prefix, values in (("", tap), ("output_", output)):
+            units = [unit for unit in values[r].reshape(len(values[r]), -1).T if len(set(unit)) > 1]
+            for column, function in (("skewness", skew), ("kurtosis", kurtosis)):
+                expected = np.mean([abs(function(unit)) for unit in units]) if units else math.nan
+                np.testing.assert_allclose(found[prefix + column][r, i], expected, rtol=1e-9)
+        np.testing.assert_allclose(found["output_zeros"][r, i], np.mean(output[r] == 0))
+        assert relu == (found["output_zeros"][r, i] > 0) or r == 2
+
+
+def flat(grads: Params) -> Array:
+    return np.concatenate([a.ravel() for arrays in grads.values() for a in arrays.values()])
+
+
+@each_network
+def test_gradient_estimates_are_those_of_whole_epochs_of_the_probe_batch(network: Network) -> None:
+    s = take(network)
+    found, (_, n) = read("gradient_estimate", s), s.x.shape[:2]
+    assert n == 16
+    for r, own in alone(s):
+        whole = flat(own.grads)
+        for m, count in {2: 32, 4: 32, 8: 32, 16: 32}.items():
+            estimates = []
+            for batch in itertools.islice(minibatches(n, m, 0), count):
+                logits, _, backward = network.forward(own.params, own.state, s.x[:, batch], train=True)
+                estimates.append(flat(backward(softmax_cross_entropy(logits, s.targets[:, batch])[1])))
+            distances = [sum((g - whole) ** 2) for g in estimates]
+            cosines = [g @ whole / np.linalg.norm(g) / np.linalg.norm(whole) for g in estimates]
+            expected = {
+                "noise": math.sqrt(np.mean(distances)) / np.linalg.norm(whole),
+                "bias": np.linalg.norm(np.mean(estimates, axis=0) - whole) / np.linalg.norm(whole),
+                "cosine": np.mean(cosines),
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(found[f"estimate_{name}_{m}"][r], value, rtol=1e-9, atol=1e-12)
+        assert all(np.isnan(found[f"estimate_{name}_32"][r]) for name in ("noise", "bias", "cosine"))
+
+
+def test_gradient_estimates_have_a_bias_with_batch_norm_alone() -> None:
+    plain, normalised = (read("gradient_estimate", take(NETWORKS[n])) for n in ("sigmoid", "sigmoid, batch norm"))
+    for m in (2, 4, 8):
+        assert (plain[f"estimate_bias_{m}"] < 1e-13).all()
+        assert (normalised[f"estimate_bias_{m}"] > 1e-2).all()
+        assert (plain[f"estimate_noise_{m}"] > 1e-2).all()
+
+
+@each_network
+def test_amplification_is_the_change_of_what_enters_relative_to_its_spread(network: Network) -> None:
+    s = take(network)
+    found = read("amplification", s)["relative_change"]
+    first, *_ = weight_layers(s)
+    noise = np.random.default_rng(0).standard_normal(s.params[first]["W"].shape[1:])
+    for r, own in alone(s):
+        params = copy_tree(own.params)
+        w = params[first]["W"]
+        w += 0.01 * np.linalg.norm(w) * noise / np.linalg.norm(noise)
+        taps: list[Array] = []
+        network.forward(params, own.state, own.x, train=True, taps=taps)
+        for i, (before, after) in enumerate(zip(own.taps.values(), taps, strict=True)):
+            spread = sum(np.var(unit) * len(unit) for unit in before[0].reshape(len(before[0]), -1).T)
+            expected = np.linalg.norm(after - before) / math.sqrt(spread)
+            np.testing.assert_allclose(found[r, i], expected, rtol=1e-9)
+
+
+def test_amplification_is_not_measured_where_rounding_is() -> None:
+    s = take(NETWORKS["sigmoid"], dtype=np.float32)
+    for offset, measured_there in ((0, True), (1e2, True), (1e4, False)):
+        taps = dict(s.taps) | {"nonlinearity2": s.taps["nonlinearity2"] + np.float32(offset)}
+        found = read("amplification", replace(s, taps=taps))["relative_change"]
+        assert (np.isfinite(found) == [True, measured_there, True]).all()

@@ -1,5 +1,6 @@
 """What an experiment is, how it is found, and what is refused before training."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -70,3 +71,12 @@ def test_a_sweep_whose_runs_lack_what_is_compared_is_refused(tmp_path: Path, mon
     told = r"^activation: learning_rates compares it, and no run of this sweep has such a setting$"
     with pytest.raises(InputError, match=told):
         experiment.check("learning_rates", runs)
+
+
+def test_a_sweep_without_the_predictions_that_are_needed_is_refused() -> None:
+    experiment = import_experiment("learning_rates")
+    assert experiment
+    needy = dataclasses.replace(experiment, needs=[*experiment.needs, "predictions"])
+    needy.check("mine", expand(settings({"train.predictions": True}), {"seed": [0]}))
+    with pytest.raises(InputError, match=r"^train\.predictions=false: must be true for mine, which reads them$"):
+        needy.check("mine", expand(settings(), {"seed": [0]}))

@@ -16,7 +16,7 @@ from bnrepro.analysis import Answer, Estimate, Tables
 from bnrepro.config import Figures, RunConfig
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
-from bnrepro.experiment import TABLE_OF, Experiment, import_experiment
+from bnrepro.experiment import PREDICTIONS, TABLE_OF, Experiment, import_experiment
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.presenting import present
 from bnrepro.reference import known, load_reference
@@ -79,7 +79,13 @@ every_part = pytest.mark.parametrize("part", PARTS)
 
 
 def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers", "norms", "rules"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {
+        *SWEEPS,
+        "wrong_layers",
+        "norms",
+        "rules",
+        "scale_invariance",
+    }
 
 
 @every_experiment
@@ -161,6 +167,8 @@ def test_what_is_read_is_what_is_declared(name: str) -> None:
     for level, table in TABLE_OF.items():
         measured = results.table(table)
         declared.append(measured[["run_id", *MEASURED[table], *(c for c in shown.columns(level) if c in measured)]])
+    if PREDICTIONS in shown.needs:
+        declared.append(results.table(PREDICTIONS))
     assert_equal(shown.analyse(Results(results.runs, *declared)), tables_of(name, "all"))
 
 

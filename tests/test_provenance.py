@@ -13,8 +13,8 @@ from bnrepro.places import PACKAGE
 from bnrepro.provenance import code_digest, environment, software
 
 COMPUTES = {
-    "batchnorm", "data", "diagnostics", "errors", "layers", "memory", "network", "optim", "recipe", "settings",
-    "training",
+    "batchnorm", "data", "diagnostics", "errors", "inference", "layers", "measuring", "memory", "network", "optim",
+    "recipe", "settings", "training",
 }  # fmt: skip
 """Modules whose statements can change a number, or decide what is computed; and what training itself imports."""
 

@@ -50,6 +50,18 @@ def test_reference_data_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv.xz", "runs.csv.xz", "units.csv.xz"]
 
 
+def test_predictions_come_back_with_three_decimals(tmp_path: Path) -> None:
+    results, labels = some_results(), np.array([0, 2], np.uint8)
+    probabilities = np.array([[0.12345, 0.8771, 4e-4], [6e-4, 0, 1]], np.float16)
+    row = {"run_id": ["0123456789012345"], "probabilities": [probabilities.tobytes()], "labels": [labels.tobytes()]}
+    measured = (results.curves, results.layers, results.units)
+    write_tables(Results(results.runs, *measured, pd.DataFrame(row)), tmp_path)
+    (found,) = read_tables(tmp_path).predictions.values()
+    expected = np.array([[0.123, 0.877, 0], [0.001, 0, 1]], np.float16)
+    np.testing.assert_array_equal(found.probabilities, expected)
+    np.testing.assert_array_equal(found.labels, labels)
+
+
 def test_settings_are_written_with_the_runs_alone(tmp_path: Path) -> None:
     results = some_results()
     curves = results.curves.assign(seed=0)  # as what an experiment has chosen of it may have

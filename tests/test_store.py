@@ -116,6 +116,21 @@ def test_what_is_added_is_loaded(store: Store) -> None:
     assert set(loaded.curves["run_id"]) == set(loaded.layers["run_id"]) == {result.config.run_id}
 
 
+def test_predictions_are_loaded_on_request_as_arrays_by_run(store: Store) -> None:
+    probabilities = np.array([[0.125, 0.875], [1, 0], [6e-8, 1]], np.float16)
+    labels = np.array([1, 0, 1], np.uint8)
+    asked = a_result(predictions=[{"probabilities": probabilities.tobytes(), "labels": labels.tobytes()}])
+    store.add([asked, a_result(0.2)])
+    ((run_id, found),) = store.load().predictions.items()
+    assert run_id == asked.config.run_id
+    assert (found.probabilities.dtype.name, found.labels.dtype.name) == ("float16", "uint8")
+    np.testing.assert_array_equal(found.probabilities, probabilities)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert store.load([a_result(0.2).config]).predictions == {}
+    store.add([dataclasses.replace(asked, predictions=[])], replace=True)
+    assert store.load().predictions == {}
+
+
 def test_every_bit_of_a_float_survives(store: Store) -> None:
     value = float(np.float32(1) / np.float32(3))
     store.add(
@@ -352,15 +367,26 @@ def old_store(store: Store) -> Path:
         config = json.dumps(without_added(json.loads(config)), sort_keys=True)  # there was no choice
         old = hashlib.sha256(config.encode()).hexdigest()[:16]
         query(store.path, f"UPDATE runs SET run_id = '{old}', config = '{config}' WHERE run_id = '{run_id}'")
-    make_old(store.path)
+    make_old(store.path, 2)
     return store.path
 
 
-def make_old(file: Path) -> None:
-    """Make a store, but for its ids, one of schema 2."""
+def make_old(file: Path, version: int) -> None:
+    """Make a store, but for its ids, one of an earlier schema."""
     for column in ("validation_accuracy", "cpu", "host", "numba"):
         query(file, f"ALTER TABLE runs DROP COLUMN {column}")
-    query(file, "PRAGMA user_version = 2")
+    query(file, "DROP TABLE predictions")
+    query(file, f"PRAGMA user_version = {version}")
+
+
+def test_a_store_of_the_last_schema_is_migrated_on_opening(store: Store) -> None:
+    store.add([a_result()])
+    make_old(store.path, SCHEMA_VERSION - 1)
+    again = Store(store.path.parent)
+    assert query(store.path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert again.load().predictions == {}
+    again.add([a_result(0.2, predictions=[{"probabilities": b"00", "labels": b"0"}])])
+    assert len(again.load().predictions) == 1
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -372,6 +398,7 @@ def test_a_store_of_the_schema_before_is_migrated_on_opening(old_store: Path, cr
     assert len(store.load(runs).curves) == len(runs)
     assert query(old_store, "SELECT run, status, config, code FROM runs ORDER BY run") == before
     assert query(old_store, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert store.load(runs).predictions == {}
     assert [path.name for path in old_store.parent.iterdir()] == [FILE]
     assert Store(old_store.parent).finished() == store.finished()
 
@@ -405,7 +432,7 @@ def test_a_store_migrated_by_many_at_once_is_migrated_once(old_store: Path) -> N
 
 def test_an_old_store_that_cannot_be_written_is_named(old_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"of schema 2, and can't be written to be brought to 4$"):
+    with pytest.raises(InputError, match=rf"of schema 2, and can't be written to be brought to {SCHEMA_VERSION}$"):
         Store(old_store.parent)
 
 
@@ -889,9 +916,12 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another application id": (lambda file: a_foreign_database(file, 1), "not a store of bnrepro"),
     "an older schema": (
         lambda file: a_foreign_database(file, APPLICATION_ID, 1),
-        r"schema 1, this version of bnrepro reads and writes 4; name another results_dir$",
+        rf"schema 1, this version of bnrepro reads and writes {SCHEMA_VERSION}; name another results_dir$",
     ),
-    "a newer schema": (lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1), "schema 5, "),
+    "a newer schema": (
+        lambda file: a_foreign_database(file, APPLICATION_ID, SCHEMA_VERSION + 1),
+        f"schema {SCHEMA_VERSION + 1}, ",
+    ),
     "garbage": (lambda file: file.write_bytes(bytes(range(256)) * 40), "not a database"),
     "text": (lambda file: file.write_text("run_id,lr\n"), "not a database"),
     "half of a store": (lambda file: a_truncated_store(file, 0.5), "malformed"),
@@ -974,7 +1004,7 @@ def test_settings_that_are_of_no_run_are_of_none_that_is_verified(store: Store, 
     query(store.path, f"UPDATE runs SET config = '{config}'")
     with pytest.raises(InputError, match="no finished run of the code in place"):
         verify(store.path.parent, 1, Inline(group_size=None), {"name": "digits", "binarize": False})
-    make_old(store.path)
+    make_old(store.path, 2)
     assert len(Store(store.path.parent).settings()) == 1
 
 

@@ -28,9 +28,9 @@ from bnrepro import sweeping
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, Compute, Inline, Local, RunConfig
 from bnrepro.data import Dataset
-from bnrepro.diagnostics import Diagnostic, Snapshot, measures
 from bnrepro.errors import InputError
 from bnrepro.layers import Array, ReLU
+from bnrepro.measuring import Diagnostic, Snapshot, measures
 from bnrepro.network import Network
 from bnrepro.recipe import Architecture, Status
 from bnrepro.settings import Choice, flatten

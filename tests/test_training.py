@@ -487,6 +487,33 @@ def test_measured_steps_of_examples(steps: int, measurements: int, expected: lis
     assert Schedule(steps, 1, measurements, 1, 1).measured_steps == expected
 
 
+def test_early_measurements_can_be_left_out() -> None:
+    assert Schedule(20, 1, 2, 1, 1, early_measurements=False).measured_steps == [0, 10, 20]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_predictions_are_the_softmax_of_all_test_examples_if_they_are_asked_for(norm: str) -> None:
+    group = replace(DIVERGING, norm=norm, schedule=replace(SCHEDULE, predictions=True))
+    *_, last = group.events(range(6))
+    assert isinstance(last, Finished)
+    assert last.predictions is not None
+    assert (last.predictions.shape, last.predictions.dtype.name) == ((len(last.runs), 601, 3), "float16")
+    for i, r in enumerate(last.runs):
+        twin = slow_twin(group, r)
+        params, state = twin.params[-1], twin.state[-1]
+        state = slow_population(group, r, params, state) if norm == "population" else state
+        logits, _, _ = group.network(r).forward(params, state, scaled(DATA.test_images[None], np.float32), train=False)
+        expected = np.exp(logits[0]) / np.exp(logits[0]).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(last.predictions[i], expected, rtol=1e-3, atol=1e-4)
+        *_, alone = group.events([r])
+        assert isinstance(alone, Finished)
+        assert alone.predictions is not None
+        assert alone.predictions[0].tobytes() == last.predictions[i].tobytes()
+    *_, usual = DIVERGING.events([0])
+    assert isinstance(usual, Finished)
+    assert usual.predictions is None
+
+
 @dataclass(frozen=True)
 class SpyFlatten(Flatten):
     """Keeps every training mini-batch; the probe has another size."""

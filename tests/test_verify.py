@@ -37,7 +37,7 @@ def train_all(folder: Path, runs: Sequence[RunConfig]) -> Store:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store of eight runs, of which some have diverged."""
     folder = tmp_path_factory.mktemp("trained")
-    runs = expand(settings({"diagnostics": ["percentiles", "units"]}), GRID)
+    runs = expand(settings({"diagnostics": ["percentiles", "units"], "train.predictions": True}), GRID)
     store = train_all(folder, runs)
     assert set(store.load().runs["status"]) == {"done", "diverged"}
     return folder
@@ -94,6 +94,7 @@ ONE_VALUE = {
     "accuracy of a curve": "UPDATE curves SET test_accuracy = test_accuracy + 1e-16 WHERE run = 1 AND step = 0",
     "percentile": f"UPDATE layers SET p50 = p50 {ULP} WHERE run = 1 AND step = 10 AND layer = 1",
     "unit": f"UPDATE units SET p15 = p15 {ULP} WHERE run = 1 AND step = 10 AND unit = 8",
+    "prediction": "UPDATE predictions SET labels = zeroblob(length(labels)) WHERE run = 1",
     "a row less": "DELETE FROM units WHERE run = 1 AND step = 10 AND unit = 8",
     "a row more": "INSERT INTO curves (run, step) VALUES (1, 21)",
     "a value less": "UPDATE curves SET gradient_norm = NULL WHERE run = 1 AND step = 0",

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..data import Dataset, minibatches
-from ..diagnostics import Diagnostic
+from ..data import Dataset, evenly, minibatches
 from ..layers import Array, xavier
+from ..measuring import Diagnostic
 from ..network import Network, cnn, mlp
 from ..optim import SGD, Constant
 from ..recipe import ACTIVATIONS, NORMS
-from ..training import Measurement, Schedule, Specification, evenly, train
+from ..training import Measurement, Schedule, Specification, train
 
 IMAGES = [(784, "sparse"), (784, "dense"), (64, "dense")]
 """The images of the contest, by pixels and kind: as MNIST's, as Fashion-MNIST's, and as scikit-learn's digits."""

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from ..diagnostics import Column, Snapshot, measures
 from ..layers import Array
+from ..measuring import Column, Snapshot, measures
 from ..provenance import peak_memory
 
 
