@@ -108,7 +108,11 @@ def test_own_options_are_found_in_the_current_folder(here: Path) -> None:
 HEAD = (EXPERIMENTS / "README.md").read_text("utf-8").partition("```yaml\n")[2].partition("```")[0]
 
 
-@pytest.mark.parametrize("name", [*sorted(path.stem for path in CONF.glob("sweep/*.yaml")), "mine"])
+SWEEPS = {path.stem: path.read_text("utf-8") for path in sorted(CONF.glob("sweep/*.yaml"))}
+OF_THE_PAPERS_SCALE = [name for name, text in SWEEPS.items() if "- optional scale: ${dataset}" in text]
+
+
+@pytest.mark.parametrize("name", [*OF_THE_PAPERS_SCALE, "mine"])
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 def test_every_sweep_on_mnist_is_of_the_papers_scale_one_of_ones_own_too(here: Path, name: str, dataset: str) -> None:
     write(here / "conf" / "sweep" / "mine.yaml", HEAD + MINE)
