@@ -631,6 +631,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("__path__.append(str(places.CHECKOUT))", "__path__[:]", "test_places.py wrong_layers"),
     ],
     "experiments/norms.py": [
+        M("std * column * (std + column)", "std * column * (std - column)", "test_norms.py central_differences"),
         M("if name == self.trained}", "}", "test_norms.py trains_the_part"),
         M("slope * (x - mean)", "slope * x", "test_norms.py central_differences"),
         M("counter=[0, 0, 0, drawn]", "counter=[0, 0, 0, 0]", "test_norms.py new_at_every_step"),
