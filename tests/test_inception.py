@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_up import findings_of
+from made_up import findings_of, runs_of
 
 from bnrepro.analysis import Tables, estimate, levels
 from bnrepro.experiment import import_experiment
@@ -158,3 +158,21 @@ def test_the_figures_have_a_line_per_model_and_a_panel_per_speed_up() -> None:
     assert [ax.get_title() for ax in figures["speed_up"].axes] == [
         "BN-Baseline", "BN-x5", "BN-x30", "BN-x5-Sigmoid", "BN-x5-Slow",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_whatever_base_rate_is_chosen_all_models_are_trained_at_their_multiples(dataset: str) -> None:
+    assert EXPERIMENT
+    runs = [run for run in runs_of("inception", f"dataset={dataset}") if run.seed == 0]
+    slowest = max(run.lr_schedule.value.every for run in runs)  # type: ignore[attr-defined]
+    trained = {
+        (run.model.value.activation, run.model.value.norm, run.lr, round(slowest / run.lr_schedule.value.every))  # type: ignore[attr-defined]
+        for run in runs
+    }
+    bases = sorted(lr for activation, norm, lr, _ in trained if (activation, norm) == BARE)
+    assert len(bases) == 3
+    wanted = [
+        *((PLAIN, 1, 1), (PLAIN, 5, 1), (BARE, 1, 1), (NORMED, 1, 1), (NORMED, 5, 1)),
+        *((NORMED, 5, 6), (NORMED, 30, 6), (SIGMOID, 5, 6)),
+    ]
+    assert trained == {(*arm, round(lr * base, 9), faster) for arm, lr, faster in wanted for base in bases}
