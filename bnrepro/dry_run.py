@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -90,24 +92,25 @@ def _begin(runs: Sequence[RunConfig], data: Dataset) -> None:
 
 
 def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | None]:
-    """Return the seconds that training the group would take, and this process's most memory in bytes, if known."""
-    begin = time.perf_counter()
-    points = []
-    for event in events(runs, data):
+    """Return the seconds that training the group would take, and this process's most memory in bytes, if known.
+
+    Measurements, which may take as long as hundreds of steps, are timed by one of them; steps with measurements of next
+    to nothing between them.
+    """
+    measured = [time.perf_counter() for _ in itertools.islice(events(runs, data), 2)]
+    per_measurement = measured[-1] - measured[0]
+    peak = peak_memory()
+    cheap = [replace(run, diagnostics=[], train=replace(run.train, probe_examples=2, eval_examples=1)) for run in runs]
+    begin, points = time.perf_counter(), []
+    for event in events(cheap, data):
         now = time.perf_counter() - begin
         if isinstance(event, Measurement):
             points.append((event.step, now))
         if now > CALIBRATION_SECONDS and len(points) >= CALIBRATION_POINTS:
             break
-    else:
-        return now, peak_memory()
-    steps, times = np.array(points).T
-    (per_step, per_measurement), *_ = np.linalg.lstsq(
-        np.stack([steps, np.arange(len(steps))], axis=1), times - times[0], rcond=None
-    )
-    train = runs[0].train
-    left = train.steps - steps[-1], len(train.measured_steps) - len(steps)
-    return now + max(0.0, per_step) * left[0] + max(0.0, per_measurement) * left[1], peak_memory()
+    train, (steps, times) = runs[0].train, np.array(points).T
+    per_step = (times[-1] - times[0]) / max(1, steps[-1])
+    return per_step * train.steps + per_measurement * len(train.measured_steps), peak
 
 
 def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]:

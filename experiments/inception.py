@@ -81,13 +81,14 @@ def analyse(results: Results) -> Tables:
     curves, runs = results.table("curves"), analysis.outcomes(results)
     cells = analysis.cells(runs := _measured(runs, curves), ARM)
     models = _models(runs)
-    drawn = pd.concat([runs.iloc[:0].assign(model=""), *(m.assign(model=name) for name, m in models.items())])
+    of_models = (cell.reset_index().assign(model=name) for name, cell in models.items())
+    drawn = pd.concat([runs.iloc[:0].assign(model=""), *of_models])
     return {
         "models": analysis.table(dict(_of_models(models, curves)), ["model", "quantity"]),
         "speed_ups": analysis.table(dict(_speed_ups(models, curves)), ["model", "target", "quantity"]),
         "rates": analysis.table(dict(_rates(cells)), [*ARM, "quantity"]),
         "convergence": analysis.spread(curves.merge(drawn[["run_id", "model"]]), "test_accuracy", ["model", "step"]),
-        "diverged_at": analysis.spread(drawn.reset_index(), "diverged_at", ["model", "seed"]),
+        "diverged_at": analysis.spread(drawn, "diverged_at", ["model", "seed"]),
     }
 
 
@@ -184,7 +185,7 @@ def _convergence(tables: Tables, found: list[str]) -> Figure:
             parts.line(ax, rows(curves, model), look)
             parts.crosses(ax, rows(tables["diverged_at"], model)["value"], look)
             steps = estimate(tables["models"], model, STEPS)
-            if steps.value < rows(curves, model).index.max():
+            if steps.n and not (steps.bound and math.isnan(steps.low)):  # at least one seed gets there
                 filled = "none" if steps.bound else look["color"]
                 ax.plot(steps.value, best.value, "D", color="k", markerfacecolor=filled, markersize=7, zorder=4)
         if best.n:

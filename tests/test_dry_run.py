@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import a_run
 
 from bnrepro import dry_run
 from bnrepro.config import Inline, RunConfig
 from bnrepro.store import RunResult, Store
+from bnrepro.training import Measurement
 
 KINDS = [[a_run({"model.norm": norm, "seed": seed}) for seed in range(4)] for norm in ("none", "batch")]
 ALL = [run for kind in KINDS for run in kind]
@@ -41,3 +44,20 @@ def test_stored_times_of_a_kind_come_before_calibrated_ones(
     groups, time, *_ = printed(capsys, ALL, [*others, *normalised], store, 1)
     assert groups == "7 runs to train in 7 groups of up to 1, 1 at once"
     assert time.startswith("time: about 06:20, by the times of stored runs, and by 0.2 s ")  # 3 · 100 s + 4 · 20 s
+
+
+def test_steps_are_timed_apart_from_measurements_that_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, nothing = [0.0], np.zeros(1)
+
+    def events(runs: list[RunConfig], data: object) -> Iterator[Measurement]:
+        train, before = runs[0].train, 0
+        for step in train.measured_steps:
+            clock[0] += 0.01 * (step - before) + (100.0 if train.eval_examples > 1 else 0.0)
+            before = step
+            yield Measurement(step, nothing, nothing, nothing, nothing, {}, [], {})
+
+    monkeypatch.setattr(dry_run, "events", events)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    run = a_run({"train.steps": 1000, "train.measurements": 10})
+    seconds, _ = dry_run._calibrate([run], None)  # type: ignore[arg-type]
+    assert seconds == pytest.approx(1000 * 0.01 + len(run.train.measured_steps) * 100, rel=1e-3)
