@@ -51,7 +51,11 @@ AVERAGES, POPULATION, BIASED, *_ = WAYS.values()
 COST, APART, GAIN = "cost of m/(m−1)", "averages and Algorithm 2 apart", "gain over batch norm"
 SLOPE, BIAS, FLOOR = "slope of noise", f"bias of {UP_TO}", 1e-5
 """Two quantities, and the relative bias below which there is none but that of rounding."""
-QUALITIES = {"noise": "relative noise", "bias": "relative bias", "cosine": "cosine to the whole gradient"}
+QUALITIES = {
+    "noise": "relative noise",
+    "bias": f"relative bias, from {FLOOR:g} up",
+    "cosine": "cosine to the whole gradient",
+}
 
 
 def analyse(results: Results) -> Tables:
