@@ -297,13 +297,13 @@ def speed_up(plain: pd.Series, other: pd.Series, limit: pd.Series) -> Estimate:
     return found._replace(low=math.nan, bound=-1) if other_never else found
 
 
-def speed_up_to(level: float, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
+def speed_up_to(level: float | pd.Series, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
     """Return the :func:`speed_up` to a test accuracy, with an interval that has the steps between measurements in it.
 
     The level was reached after the measured step before the one at which it is first seen.
 
     Args:
-        level: of test accuracy.
+        level: of test accuracy; of each seed, if it is indexed by these.
         plain: rows of table ``runs``, indexed by seed.
         other: likewise, of those that are compared with them.
         curves: table ``curves``.

@@ -15,14 +15,25 @@ import tarfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from .data import ByteArray, Dataset, Source, every_fifth_of_a_class, labelled_images
+from .data import (
+    Augmentation,
+    ByteArray,
+    Dataset,
+    Inputs,
+    Source,
+    divided,
+    every_fifth_of_a_class,
+    fitted,
+    labelled_images,
+)
 from .errors import InputError
 from .settings import Setting, Table
 
@@ -70,9 +81,27 @@ class Images(Source):
     Attributes:
         binarize: pixels become 0 or 1, with 1 from half of the maximum up. The paper uses binary images but does not
             say how they become so.
+        inputs: pixels from 0 to 1 as they are, or normalised by :func:`bnrepro.data.fitted`.
+        train_examples: how many of the training images are trained on, by :func:`bnrepro.data.divided`; None for all.
+        validation: how many of the training images are held out, likewise, and the accuracy measured on in the end.
+        augmentation: what is done to the images of a mini-batch, by :func:`bnrepro.data.augmented`.
     """
 
     binarize: bool
+    inputs: Inputs = "raw"
+    train_examples: Annotated[int, Field(gt=0, strict=True)] | None = None
+    validation: Annotated[int, Field(ge=0, strict=True)] = 0
+    augmentation: list[Augmentation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Sort what is done to images, which has an order of its own."""
+        object.__setattr__(self, "augmentation", sorted({*self.augmentation}))
+
+    def prepared(self, arrays: Sequence[ByteArray], maximum: int) -> Dataset:
+        """Return the data set that :func:`bnrepro.data.labelled_images` makes of arrays, as the settings have it."""
+        data = labelled_images(arrays, maximum, binarize=self.binarize)
+        fewer = divided(data, self.train_examples, self.validation)
+        return replace(fitted(fewer, self.inputs), augmentation=tuple(self.augmentation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +123,7 @@ class Digits(Images):
         images, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1]
         test = every_fifth_of_a_class(labels)
         arrays = images[~test], labels[~test], images[test], labels[test]
-        return labelled_images(arrays, 16, binarize=self.binarize)
+        return self.prepared(arrays, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +279,7 @@ class IDX(Files):
         if digests:  # last, because a digest does not say what is wrong with a file
             self._check(IDX_FILES, contents, digests)
         train_images, test_images = train_images[:, np.newaxis], test_images[:, np.newaxis]
-        return labelled_images((train_images, train_labels, test_images, test_labels), 255, binarize=self.binarize)
+        return self.prepared((train_images, train_labels, test_images, test_labels), 255)
 
     def _read(self, index: int) -> tuple[Path, bytes]:
         """Return the path of a file, downloaded if need be, and its content, uncompressed."""
@@ -321,7 +350,7 @@ class CIFAR10(Files):
             raise self._error(f"not the published images ({problem}); dataset.verify=false takes them")
         if self.sha256:
             self._check(CIFAR10_FILES, contents, self.sha256)
-        return labelled_images(arrays, 255, binarize=self.binarize)
+        return self.prepared(arrays, 255)
 
     def _contents(self) -> list[bytes]:
         """Return the content of the six files, from the archive or not."""

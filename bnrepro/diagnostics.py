@@ -406,6 +406,7 @@ def amplification(s: Snapshot) -> Mapping[str, Array]:
 
     z is what enters, E z its mean over the examples; z' the same after W + 0.01 ‖W‖ G / ‖G‖, where G is Gaussian noise,
     equal for all runs. Section 1 says that small changes amplify with depth, Section 3.3 that batch norm prevents it.
+    NaN where z is so nearly the same for all examples that rounding would be more than a hundredth of such a change.
     """
     first = next(iter(s.network.weights))
     changed, rng = dict(s.params[first]), np.random.default_rng(0)
@@ -416,10 +417,11 @@ def amplification(s: Snapshot) -> Mapping[str, Array]:
         changed[name] = w + step.reshape(-1, *[1] * (w.ndim - 1)) * noise
     taps = list[Array]()
     s.network.forward(s.params | {first: changed}, s.state, s.x, train=True, taps=taps)
-    ratios = (
-        gradient_norm([after - z]) / gradient_norm([z - z.mean(axis=1, keepdims=True)])
-        for after, z in zip(taps, s.taps.values(), strict=True)
-    )
+    ratios = list[Array]()
+    for after, z in zip(taps, s.taps.values(), strict=True):
+        spread = gradient_norm([z - z.mean(axis=1, keepdims=True)])
+        rounding = np.finfo(z.dtype).eps * gradient_norm([z])
+        ratios.append(np.where(SMALL_CHANGE * spread > 100 * rounding, gradient_norm([after - z]) / spread, np.nan))
     return {"relative_change": _per_layer(ratios, len(s.lr))}
 
 

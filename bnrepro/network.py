@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, IntArray, to_float
+from .data import Dataset, IntArray
 from .layers import (
     Array,
     AvgPool2D,
@@ -184,7 +184,7 @@ class Network:
         """
         for start in range(0, len(chosen), at_once):
             chunk = chosen[start : start + at_once]
-            x = change(to_float(data.test_images[None, chunk], data.scale, dtype))
+            x = change(data.inputs(data.test_images[None, chunk], dtype))
             yield chunk, self.forward(params, state, x, train=False)[0]
 
     def until(self, name: str) -> Network:

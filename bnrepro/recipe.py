@@ -231,7 +231,7 @@ def check_engine(run: Run, data: Dataset) -> None:
     """
     if run.train.engine != "numpy":  # which takes all, and what is a user's own is not built before workers do
         spec = specification([run], data)
-        engine_of(spec).check(spec, data.image_shape)
+        engine_of(spec).check(spec, data)
 
 
 Row = dict[str, float]
@@ -245,6 +245,8 @@ class Outcome:
     status: Status = "done"
     test_accuracy: float | None = None
     """The accuracy on the whole test set after the last step; None unless done."""
+    validation_accuracy: float | None = None
+    """The accuracy on the images held out from training, likewise; None if there are none."""
     diverged_at: int | None = None
     """The number of updates done before the loss left the finite range."""
     curves: list[Row] = field(default_factory=list)
@@ -285,6 +287,8 @@ def train_runs(
             else:
                 for i, r in enumerate(event.runs):
                     outcomes[r].test_accuracy = float(event.test_accuracy[i])
+                    if event.validation_accuracy is not None:
+                        outcomes[r].validation_accuracy = float(event.validation_accuracy[i])
                     if event.predictions is not None:
                         row = {"probabilities": event.predictions[i].tobytes(), "labels": data.test_labels.tobytes()}
                         outcomes[r].predictions = [row]

@@ -12,7 +12,7 @@ from bnrepro.composition import compose
 from bnrepro.config import RunConfig, Settings
 from bnrepro.experiment import Experiment
 from bnrepro.recipe import MEASURES
-from bnrepro.store import Results, RunResult, Store
+from bnrepro.store import MEASURED, Results, RunResult, Store
 from bnrepro.sweeping import expand
 
 STEPS = (0, 1, 10, 100, 400, 700, 1000)
@@ -37,6 +37,11 @@ def an_outcome(run: RunConfig, *, diverged: bool | None = None) -> RunResult:
         for table, level, count in ((result.layers, "layer", 3), (result.units, "unit", 12)):
             if any(column.level == level for column in columns):
                 table += [{"step": step, level: i} | _measured(columns, level, rng) for i in range(1, count + 1)]
+    if run.train.predictions and not diverged:
+        labels = np.arange(40, dtype=np.uint8) % 10
+        probabilities = rng.dirichlet(np.ones(10), 40) + 0.5 * np.eye(10)[labels]
+        row = {"probabilities": (probabilities / 1.5).astype(np.float16).tobytes(), "labels": labels.tobytes()}
+        result.predictions = [row]
     return result
 
 
@@ -50,7 +55,7 @@ def made_up(runs: Sequence[RunConfig], *, diverged: bool | None = None) -> Resul
         store = Store(Path(folder), create=True)
         store.add(an_outcome(run, diverged=diverged) for run in runs)
         results = store.load(runs)
-        return Results(results.runs, *(results.table(name) for name in ("curves", "layers", "units")))
+        return Results(results.runs, *(results.table(name) for name in MEASURED))
 
 
 def findings_of(experiment: Experiment, tables: Tables, *ids: str) -> list[Finding]:

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +28,7 @@ import bnrepro.datasets
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.data import Dataset
-from bnrepro.datasets import CIFAR10, CIFAR10_FILES, DATASETS, IDX, IDX_FILES, PUBLISHED, Digits, Files
+from bnrepro.datasets import CIFAR10, CIFAR10_FILES, DATASETS, IDX, IDX_FILES, PUBLISHED, Digits, Files, Images
 from bnrepro.errors import InputError
 from bnrepro.settings import Choice
 from bnrepro.sweeping import train_group
@@ -751,7 +751,7 @@ def test_yaml_makes_a_data_set(name: str) -> None:
     assert values["name"] == name
     assert values["binarize"] is False
     if DATASETS.entries[name] is Digits:
-        assert values.keys() == {"name", "binarize"}
+        assert values.keys() == {"name", *(field.name for field in fields(Images))}
         return
     the_set = DATASETS.entries[name](**{str(key): value for key, value in values.items()})
     assert isinstance(the_set, Files)

@@ -684,3 +684,11 @@ def test_amplification_is_the_change_of_what_enters_relative_to_its_spread(netwo
             spread = sum(np.var(unit) * len(unit) for unit in before[0].reshape(len(before[0]), -1).T)
             expected = np.linalg.norm(after - before) / math.sqrt(spread)
             np.testing.assert_allclose(found[r, i], expected, rtol=1e-9)
+
+
+def test_amplification_is_not_measured_where_rounding_is() -> None:
+    s = take(NETWORKS["sigmoid"], dtype=np.float32)
+    for offset, measured_there in ((0, True), (1e2, True), (1e4, False)):
+        taps = dict(s.taps) | {"nonlinearity2": s.taps["nonlinearity2"] + np.float32(offset)}
+        found = read("amplification", replace(s, taps=taps))["relative_change"]
+        assert (np.isfinite(found) == [True, measured_there, True]).all()

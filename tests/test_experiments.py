@@ -16,7 +16,7 @@ from bnrepro.analysis import Answer, Estimate, Tables
 from bnrepro.config import Figures, RunConfig
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
-from bnrepro.experiment import TABLE_OF, Experiment, import_experiment
+from bnrepro.experiment import PREDICTIONS, TABLE_OF, Experiment, import_experiment
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
 from bnrepro.presenting import present
 from bnrepro.reference import known, load_reference
@@ -167,6 +167,8 @@ def test_what_is_read_is_what_is_declared(name: str) -> None:
     for level, table in TABLE_OF.items():
         measured = results.table(table)
         declared.append(measured[["run_id", *MEASURED[table], *(c for c in shown.columns(level) if c in measured)]])
+    if PREDICTIONS in shown.needs:
+        declared.append(results.table(PREDICTIONS))
     assert_equal(shown.analyse(Results(results.runs, *declared)), tables_of(name, "all"))
 
 
