@@ -263,6 +263,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("interval = max(1, self.steps", "interval = max(2, self.steps", "test_training.py measured_steps"),
     ],
     "bnrepro/recipe.py": [
+        M('object.__setattr__(self, "placement", "before")', "pass", "test_config.py another_spelling"),
         M("mlp(self.hidden, classes", "mlp(self.hidden[::-1], classes", "test_recipe.py hidden_layers"),
         M("cnn(self.channels, self", "cnn(self.channels[::-1], self", "test_recipe.py stages"),
         M("inception(self.stem, self.modules", "inception(2 * self.stem, self.modules", "test_recipe.py stem"),
