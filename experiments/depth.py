@@ -198,7 +198,7 @@ def _against_depth(table: pd.DataFrame, quantities: dict[str, str]) -> Figure:
         if quantity == "best accuracy":
             parts.axis_of_accuracy(ax, min(of["high"].max(), 0.995))
         else:
-            ax.set_ylim(-0.03, 1.03)
+            ax.set_ylim(bottom=-0.03, top=1.03 if quantity == "settings that train" else None)
         ax.set(title=parts.activation_label(activation) if row == 0 else "", xticks=levels(table, "depth"))
         axes[-1, column].set_xlabel("hidden layers")
         axes[row, 0].set_ylabel(quantities[quantity])
@@ -302,7 +302,7 @@ def _less_saturated(tables: Tables) -> list[Finding]:
     found = tables["saturation"]
     return [
         analysis.below(f"{a}, {d} layers: difference in the share saturated", estimate(found, a, n, d, "difference"), 0)
-        for a, n, d, q in found.index
+        for a, n, d, q in found.index[found["n"] > 0]
         if a in SATURATING and n == "batch" and q == "difference"
     ]
 
