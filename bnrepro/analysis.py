@@ -297,13 +297,13 @@ def speed_up(plain: pd.Series, other: pd.Series, limit: pd.Series) -> Estimate:
     return found._replace(low=math.nan, bound=-1) if other_never else found
 
 
-def speed_up_to(level: float, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
+def speed_up_to(level: float | pd.Series, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
     """Return the :func:`speed_up` to a test accuracy, with an interval that has the steps between measurements in it.
 
     The level was reached after the measured step before the one at which it is first seen.
 
     Args:
-        level: of test accuracy.
+        level: of test accuracy; of each seed, if it is indexed by these.
         plain: rows of table ``runs``, indexed by seed.
         other: likewise, of those that are compared with them.
         curves: table ``curves``.
@@ -436,6 +436,12 @@ def below(of: str, found: Estimate, threshold: float) -> Finding:
     low = found.low if found.bound >= 0 else -math.inf
     high = found.high if found.bound <= 0 else math.inf
     return Finding(of, found, True if high <= threshold else False if low > threshold else None)
+
+
+def within(of: str, found: Estimate, low: float, high: float) -> Finding:
+    """Hold against a criterion that the estimate is at least ``low`` and at most ``high``."""
+    held = {above(of, found, low).holds, below(of, found, high).holds}
+    return Finding(of, found, False if False in held else None if None in held else True)
 
 
 def judge(findings: Sequence[Finding]) -> Answer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from .data import ByteArray, Dataset, IntArray
 from .errors import InputError
 from .kernels import (
     ADAGRAD,
+    ADDS,
     AT_ONCE,
     BACKWARD,
     BIAS,
@@ -33,6 +35,7 @@ from .kernels import (
     BREADTH_IN,
     CENTRED,
     CODE,
+    CONCATENATE,
     CONSTANTS,
     CONV,
     DENSE,
@@ -52,6 +55,7 @@ from .kernels import (
     NORM,
     PAD,
     PARAMS,
+    PLACE,
     PLAIN,
     PREDICT,
     RELU,
@@ -73,10 +77,12 @@ from .kernels import (
 from .layers import (
     Array,
     AvgPool2D,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
     Layer,
     MaxPool2D,
     Nonlinearity,
@@ -85,7 +91,7 @@ from .layers import (
     Sigmoid,
     Tanh,
 )
-from .network import EVALUATION_CHUNK, Network, NetworkBackward, copy_tree
+from .network import EVALUATION_CHUNK, IMAGES, Network, NetworkBackward, copy_tree
 from .optim import SGD, Adagrad, Momentum, Optimizer, Params
 from .training import DIVERGED_LOSS, Diverged, Engine, Group, Specification
 
@@ -95,6 +101,8 @@ OPERATIONS: Mapping[type[Layer], int | None] = {
     Conv2D: CONV,
     MaxPool2D: MAX_POOL,
     AvgPool2D: MEAN_POOL,
+    GlobalAvgPool2D: MEAN_POOL,
+    Concatenate: CONCATENATE,
     BatchNorm: NORM,
     Sigmoid: SIGMOID,
     ReLU: RELU,
@@ -103,6 +111,9 @@ OPERATIONS: Mapping[type[Layer], int | None] = {
 }
 """The layers that can be compiled; a class derived from one of them may do something else."""
 OPTIMIZERS: Mapping[type[Optimizer], int] = {SGD: PLAIN, Momentum: MOMENTUM, Adagrad: ADAGRAD}
+
+IN_PLACE = Nonlinearity | BatchNorm | Dropout
+"""The layers whose gradient takes the place of that of their output, and of which some work in place altogether."""
 
 CHUNK = 256
 """Steps that are trained at once, at most; their mini-batches are in memory."""
@@ -180,33 +191,51 @@ class Plan:
         """Name and layer of each dropout, in order, and what goes through it."""
         self.constants: list[tuple[int, tuple[float, ...]]] = []
         steps = [*_steps(network, in_shape)]
-        for name, layer, x, y in steps:
-            if isinstance(layer, Dense | Conv2D):
-                self._place_weights(name, layer, x, y)
-            elif isinstance(layer, BatchNorm):
-                self._place(self.params, name, y.size, "gamma", "beta")
+        for step in steps:
+            if isinstance(step.layer, Dense | Conv2D):
+                self._place_weights(step.name, step.layer, step.x, step.y)
+            elif isinstance(step.layer, BatchNorm):
+                self._place(self.params, step.name, step.y.size, "gamma", "beta")
         self.gradients = self.floats
         self.floats *= 3  # gradients, and what the optimiser remembers
         of_params = {(block.layer, block.name): block.offset for block in self.params}
-        largest = max(images.floats for *_, x, y in steps for images in (x, y))
-        at, buffers = self._take(n * steps[0][2].floats), (self._take(n * largest), self._take(n * largest))
-        self.x = steps[0][2].block("", "x", at, n)
-        self.ops = np.full((len(steps), FIELDS), -1)
+        images = steps[0].x
+        at = {IMAGES: self._take(n * images.floats)}
+        self.x = images.block("", "x", at[IMAGES], n)
+        self.alone = [step.source for step in steps].count(IMAGES) == 1
+        """Whether a single operation takes the images."""
         activated = set[int]()  # the places of what nonlinearities give, which their gradients take: not to be changed
-        for op, (name, layer, x, y) in zip(self.ops, steps, strict=True):
+        self.ops = np.full((len(steps), FIELDS), -1)
+        for op, (name, layer, source, x, y, begin) in zip(self.ops, steps, strict=True):
             code = OPERATIONS[type(layer)]
-            op[[CODE, X, X_WIDTH, SIZE_IN, HEIGHT_IN, BREADTH_IN]] = code, at, x.width, x.size, x.height, x.breadth
-            if isinstance(layer, Nonlinearity):  # which works in place
-                activated.add(at)
-            else:
-                at = self._take(n * y.floats)
-            op[[Y, WIDTH, SIZE, HEIGHT, BREADTH]] = at, y.width, y.size, y.height, y.breadth
+            op[[CODE, X, X_WIDTH, SIZE_IN, HEIGHT_IN, BREADTH_IN]] = (
+                code,
+                at[source],
+                x.width,
+                x.size,
+                x.height,
+                x.breadth,
+            )
+            if isinstance(layer, Nonlinearity) and at[source] not in activated:  # works in place
+                at[name] = at[source]
+            elif name not in at:
+                at[name] = self._take(n * y.floats)
+            if isinstance(layer, Nonlinearity):
+                activated.add(at[name])
+            op[[Y, WIDTH, SIZE, HEIGHT, BREADTH, ADDS]] = at[name], y.width, y.size, y.height, y.breadth, 0
             if isinstance(layer, Dense | Conv2D):
                 op[[PARAMS, BIAS]] = of_params[name, "W"], of_params.get((name, "b"), -1)
                 self._set_kernel(op, layer, x)
             elif isinstance(layer, MaxPool2D | AvgPool2D):
-                op[[KERNEL_HEIGHT, STRIDE]] = layer.size, layer.stride or layer.size
+                op[[KERNEL_HEIGHT, KERNEL_BREADTH, STRIDE, PAD]] = (
+                    layer.size, layer.size, layer.stride or layer.size, layer.padding,
+                )  # fmt: skip
                 op[SCRATCH] = self._take(n * y.floats)
+            elif isinstance(layer, GlobalAvgPool2D):
+                op[[KERNEL_HEIGHT, KERNEL_BREADTH, STRIDE, PAD]] = x.height, x.breadth, 1, 0
+                op[SCRATCH] = self._take(n * y.floats)
+            elif isinstance(layer, Concatenate):
+                op[PLACE] = begin
             elif isinstance(layer, BatchNorm):
                 op[[PARAMS, BIAS]] = of_params[name, "gamma"], of_params[name, "beta"]
                 op[STATE] = self.floats
@@ -221,14 +250,40 @@ class Plan:
             elif taps:
                 op[TAP] = self._take(n * y.floats)
                 self.taps.append((y.block(name, "taps", int(op[TAP]), n), y.flat))
-        dy, first = 0, min(of_params.values())
-        for op in self.ops[::-1]:
-            op[DY] = buffers[dy]
-            if op[CODE] in (MAX_POOL, MEAN_POOL) or (op[CODE] in (DENSE, CONV) and op[PARAMS] > first):
-                dy = 1 - dy
-                op[DX] = buffers[dy]
-        self.logits = steps[-1][3].block("", "logits", at, n)
+        self._place_gradients(steps)
+        self.logits = steps[-1].y.block("", "logits", at[steps[-1].name], n)
         self.dlogits = self.logits._replace(offset=int(self.ops[-1, DY]))
+
+    def _place_gradients(self, steps: Sequence[_Step]) -> None:
+        """Place the gradients of what operations give, each in a buffer that is free until it has been gone through."""
+        trained = set[str]()  # what depends on parameters
+        for step in steps:
+            if step.source in trained or isinstance(step.layer, Dense | Conv2D | BatchNorm):
+                trained.add(step.name)
+        sizes = [steps[-1].y.floats]
+        held, free = {steps[-1].name: 0}, list[int]()  # by what is held: the number of its buffer
+        buffers = np.full((len(steps), 2), -1)
+        for i in reversed(range(len(steps))):
+            name, layer, source, x, _, begin = steps[i]
+            if name not in trained:
+                continue
+            buffers[i, 0] = held[name]
+            if isinstance(layer, IN_PLACE):
+                held[source] = held.pop(name)
+                continue
+            if source in trained:
+                self.ops[i, ADDS] = source in held
+                if source not in held:
+                    if not free:
+                        free.append(len(sizes))
+                        sizes.append(0)
+                    held[source] = free.pop()
+                buffers[i, 1] = held[source]
+                sizes[held[source]] = max(sizes[held[source]], x.floats)
+            if begin == 0:  # of a concatenation the first, which is gone through last
+                free.append(held.pop(name))
+        at = np.array([*(self._take(self.n * size) for size in sizes), -1])
+        self.ops[:, [DY, DX]] = at[buffers]
 
     def _place_weights(self, name: str, layer: Dense | Conv2D, x: _Images, y: _Images) -> None:
         """Place W as (K, K', C, F), and b."""
@@ -303,7 +358,7 @@ class Plan:
     @property
     def skips_zeros(self) -> bool:
         """Tell whether the first operation multiplies the rows that images are, few enough to be counted in 16 bits."""
-        return bool(self.ops[0, CODE] == DENSE and self.x.shape[1:3] == (1, 1) and self.n <= 2**16)
+        return bool(self.alone and self.ops[0, CODE] == DENSE and self.x.shape[1:3] == (1, 1) and self.n <= 2**16)
 
     def by_pixel(self, of_images: Sparse, batches: IntArray) -> Sparse:
         """Return the values that are not 0 by pixel, for each of some mini-batches (steps, N)."""
@@ -322,36 +377,67 @@ def _row(size: int) -> _Images:
     return _Images(size, 1, 1, padded(size), flat=True)
 
 
-def _steps(network: Network, in_shape: Shape) -> Iterator[tuple[str, Layer, _Images, _Images]]:
-    """Yield every layer that does something, by name, with what enters it and what leaves it.
+class _Step(NamedTuple):
+    """A layer that does something, or what a concatenation does to one of its inputs."""
+
+    name: str
+    layer: Layer
+    source: str
+    """The step, or ``IMAGES``, whose output enters; steps of a concatenation have one name."""
+    x: _Images
+    y: _Images
+    begin: int
+    """The channel of y at which those of x begin."""
+
+
+def _steps(network: Network, in_shape: Shape) -> Iterator[_Step]:
+    """Yield what is done, in order.
 
     Raises:
         InputError: if there is a layer that can't be compiled.
     """
     channels, height, breadth = in_shape
+    readers = [(source, name) for name, sources in network.inputs.items() for source in sources]
+    taken = Counter(source for source, _ in readers)
     # Only a convolution takes pixels that are not padded: what is multiplied, but never a sum.
-    bare = isinstance(next(iter(network.layers.values())), Conv2D)
-    x = _Images(channels, height, breadth, channels if bare else padded(channels), flat=False)
-    entered, rng = True, np.random.default_rng(0)
+    bare = all(isinstance(network.layers[name], Conv2D) for source, name in readers if source == IMAGES)
+    shapes = network.shapes(in_shape)
+    images = {IMAGES: _Images(channels, height, breadth, channels if bare else padded(channels), flat=False)}
+    steps = {IMAGES: IMAGES}  # by layer, that whose output it hands on
     for name, layer in network.layers.items():
+        sources = network.inputs[name]
+        x = images[sources[0]]
         if type(layer) not in OPERATIONS:
             known = ", ".join(kind.__name__ for kind in OPERATIONS)
             raise InputError(f"train.engine=compiled: takes the layers {known}, not {type(layer).__name__}")
-        if isinstance(layer, BatchNorm) and x.flat and x.height * x.breadth > 1:
-            raise InputError("train.engine=compiled: takes no BatchNorm of images that are flattened")
-        _, _, in_shape = layer.init(rng, in_shape)
+        if isinstance(layer, BatchNorm | Concatenate) and any(
+            images[source].flat and images[source].height * images[source].breadth > 1 for source in sources
+        ):
+            raise InputError(f"train.engine=compiled: takes no {type(layer).__name__} of images that are flattened")
+        if isinstance(layer, IN_PLACE | Flatten) and taken[sources[0]] > 1:
+            raise InputError(
+                f"train.engine=compiled: takes no {type(layer).__name__} of an output that other layers take, too"
+            )
+        steps[name], images[name] = name, x
+        size, *image = shapes[name]
         if isinstance(layer, Flatten):
             # No layer has laid out the images of the data set: they may as well be rows from the beginning.
-            x = _row(*in_shape) if entered else x._replace(flat=True)
-        elif layer != Dropout(0):
-            y = x
-            if isinstance(layer, Dense):
-                y = _row(*in_shape)
-            elif not x.flat:
-                size, height, breadth = in_shape
-                y = _Images(size, height, breadth, padded(size) if isinstance(layer, Conv2D) else x.width, flat=False)
-            yield name, layer, x, y
-            x, entered = y, False
+            entered = steps[sources[0]] == IMAGES
+            images[name] = _row(size) if entered else x._replace(flat=True)
+            steps[name] = steps[sources[0]]
+            continue
+        if layer == Dropout(0):
+            steps[name] = steps[sources[0]]
+            continue
+        if not image:
+            images[name] = x if isinstance(layer, IN_PLACE) else _row(size)
+        elif not isinstance(layer, IN_PLACE):
+            (height, breadth), wide = image, isinstance(layer, Conv2D | Concatenate)
+            images[name] = _Images(size, height, breadth, padded(size) if wide else x.width, flat=False)
+        begin = 0
+        for source in sources:
+            yield _Step(name, layer, steps[source], images[source], images[name], begin)
+            begin += images[source].size
 
 
 @dataclass(frozen=True)
@@ -370,7 +456,9 @@ NO_BATCHES = replace(NO_ZEROS, bounds=np.empty((0, 0), np.int64))
 
 @functools.lru_cache(maxsize=2)  # the groups that a worker trains mostly have one data set
 def _nonzero(data: Dataset) -> tuple[Sparse, Sparse]:
-    """Return what of the training and of the test images is not 0, if it pays to skip the rest."""
+    """Return what of the training and of the test images is 0 neither there nor as an input, if that pays."""
+    if data.mean is not None:
+        return NO_ZEROS, NO_ZEROS
     return _listed(_as_rows(data.train_images)), _listed(_as_rows(data.test_images))
 
 
@@ -390,7 +478,8 @@ _NOTHING = {
     "lr": np.empty(0, F),
     "losses": np.empty(0, F),
     "images": np.empty((0, 0), np.uint8),
-    "scale": F(1),
+    "mean": np.empty(0, F),
+    "scale": np.empty(0, F),
     "labels": np.empty(0, np.uint8),
     "batches": np.empty((0, 0), np.int64),
     "masks": np.empty((1, 0), np.uint8),
@@ -408,6 +497,14 @@ def _task(task: int, plan: Plan, arena: Array, **given: Any) -> int:
 def _flat(arguments: Iterable[Any]) -> Iterator[Any]:
     for argument in arguments:
         yield from (argument.values, argument.index, argument.bounds) if isinstance(argument, Sparse) else (argument,)
+
+
+@functools.lru_cache(maxsize=2)
+def _affine(data: Dataset) -> tuple[Array, Array]:
+    """Return what is subtracted from each pixel of an image, and what it is multiplied by then."""
+    mean = 0.0 if data.mean is None else data.mean
+    of_mean, of_scale = (np.broadcast_to(value, data.image_shape).astype(F).ravel() for value in (mean, data.scale))
+    return of_mean, of_scale
 
 
 def _as_rows(images: ByteArray) -> ByteArray:
@@ -480,14 +577,14 @@ class CompiledNetwork(Network):
         small = any(isinstance(layer, Conv2D) for layer in self.layers.values()) and not by_batch
         plan = self.plan(IMAGES_AT_ONCE if small else EVALUATION_CHUNK, data.image_shape)
         images, of_images = _as_rows(data.test_images), _nonzero(data)[1] if plan.skips_zeros else NO_ZEROS
-        runs = len(params[plan.params[0].layer][plan.params[0].name])
+        runs, (mean, scale) = len(params[plan.params[0].layer][plan.params[0].name]), _affine(data)
         correct, arena = np.zeros(runs, int), plan.arena()
         for run in range(runs):
             plan.put(plan.params, arena, params, run)
             plan.put(plan.state, arena, state, run)
             correct[run] = _task(
-                *(PREDICT, plan, arena), images=images, scale=F(data.scale), labels=np.asarray(data.test_labels),
-                batches=chosen[np.newaxis], of_images=of_images,
+                *(PREDICT, plan, arena), images=images, labels=np.asarray(data.test_labels), batches=chosen[np.newaxis],
+                of_images=of_images, mean=mean, scale=scale,
             )  # fmt: skip
         return correct
 
@@ -500,10 +597,10 @@ class Compiled(Engine):
     def __init__(self, spec: Specification, data: Dataset) -> None:
         """Make the plan."""
         super().__init__(spec, data)
-        self.network = CompiledNetwork(self.network.layers)
+        self.network = CompiledNetwork(self.network.layers, self.network.sources)
         self.plan = self.network.plan(spec.schedule.batch_size, data.image_shape)
         self.arena = self.plan.arena()
-        self.images = _as_rows(data.train_images)
+        self.images, self.affine = _as_rows(data.train_images), _affine(data)
         self.of_images = _nonzero(data)[0] if self.plan.skips_zeros else NO_ZEROS
         weights = {(layer, name) for layer, names in self.network.weights.items() for name in names}
         self.segments = np.array(
@@ -513,8 +610,10 @@ class Compiled(Engine):
         self.hyper = *map(F, settings), F(DIVERGED_LOSS)
 
     @staticmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
+    def check(spec: Specification, data: Dataset) -> None:
         """Refuse what can't be compiled."""
+        if data.whitening is not None:
+            raise InputError("dataset.inputs=whitened: must be raw, centred or standardised with train.engine=compiled")
         if spec.dtype != F:
             raise InputError(f"train.dtype={spec.dtype}: must be float32 with train.engine=compiled")
         if type(spec.optimizer) not in OPTIMIZERS:
@@ -522,7 +621,7 @@ class Compiled(Engine):
             raise InputError(
                 f"train.engine=compiled: takes the optimizers {known}, not {type(spec.optimizer).__name__}"
             )
-        Plan(spec.networks[0], spec.schedule.batch_size, in_shape, taps=False)
+        Plan(spec.networks[0], spec.schedule.batch_size, data.image_shape, taps=False)
 
     @np.errstate(over="ignore", invalid="ignore")
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
@@ -532,18 +631,33 @@ class Compiled(Engine):
             factors = np.array([self.spec.lr_schedule(step) for step in steps])
             done = np.zeros(len(group.seeds), int)
             for seed in dict.fromkeys(group.seeds):
-                batches = np.stack([next(self.streams[seed]) for _ in steps])
-                of_pixels = self.plan.by_pixel(self.of_images, batches)
+                batches = self._batches(seed, len(steps))
                 for run in (i for i, own in enumerate(group.seeds) if own == seed):
                     lr = (float(group.lr[run]) * factors).astype(F)
-                    done[run] = self._train(group, run, lr, batches, of_pixels)
+                    done[run] = self._train(group, run, lr, batches)
             for step in sorted({*done[done < len(steps)].tolist()}):
                 yield Diverged(begin + step, group.runs[done == step])
             group.keep(done == len(steps))
             if not group.seeds:
                 return
 
-    def _train(self, group: Group, run: int, lr: Array, batches: IntArray, of_pixels: Sparse) -> int:
+    def _batches(self, seed: int, steps: int) -> dict[str, Any]:
+        """Return the next mini-batches of a seed: indices into images, as they are or changed, and their labels."""
+        labels = np.asarray(self.data.train_labels)
+        if not self.data.augmentation:
+            batches = np.stack([next(self.streams[seed]) for _ in range(steps)])
+            lists = {"of_images": self.of_images, "of_pixels": self.plan.by_pixel(self.of_images, batches)}
+            return {"images": self.images, "labels": labels, "batches": batches} | lists
+        drawn, images = (
+            np.concatenate(arrays) for arrays in zip(*(self.draw(seed) for _ in range(steps)), strict=True)
+        )
+        return {
+            "images": _as_rows(images),
+            "labels": labels[drawn],
+            "batches": np.arange(len(drawn)).reshape(steps, -1),
+        }
+
+    def _train(self, group: Group, run: int, lr: Array, batches: Mapping[str, Any]) -> int:
         plan, arena = self.plan, self.arena
         remembered = plan.params if group.optimizer_state else []
         plan.put(plan.params, arena, group.params, run)
@@ -556,17 +670,14 @@ class Compiled(Engine):
             optimizer=OPTIMIZERS[type(self.spec.optimizer)],
             hyper=self.hyper,
             lr=lr,
-            losses=np.empty(len(batches), F),
-            images=self.images,
-            scale=F(self.data.scale),
-            labels=np.asarray(self.data.train_labels),
-            batches=batches,
-            masks=plan.masks(group.state, run, len(batches)),
-            of_images=self.of_images,
-            of_pixels=of_pixels,
+            losses=np.empty(len(lr), F),
+            masks=plan.masks(group.state, run, len(lr)),
+            **batches,
+            mean=self.affine[0],
+            scale=self.affine[1],
         )
         plan.get(plan.params, arena, group.params, run)
         plan.get(plan.state, arena, group.state, run)
         plan.get(remembered, arena, group.optimizer_state, run, moved=2 * plan.gradients)
-        plan.count_masks(group.state, run, len(batches))
+        plan.count_masks(group.state, run, len(lr))
         return done

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args,
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from .datasets import DATASETS, IDX
+from .datasets import DATASETS, Files
 from .errors import InputError
 from .measuring import check_columns
 from .narrowing import ABSENT, AROUND, Keys, find
@@ -253,7 +253,7 @@ def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
     own_name = any(f.name == "name" for f in fields(chosen))
     rest = {name: value for name, value in options.items() if name != "name" or own_name}
     value = validated(chosen, rest, key)
-    if isinstance(value, IDX):
+    if isinstance(value, Files):
         value = value.pinned()
     return Choice(options["name"], _with_whole_options(value, key) if isinstance(value, Model) else value)
 

@@ -229,8 +229,9 @@ def drift(s: Snapshot) -> Mapping[str, Array]:
 def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
     """Measure internal covariate shift by gradients: Santurkar et al. 2018, Definition 2.1, for each weight layer i.
 
-    G is the gradient of W_i at the parameters as they are, G' that after the layers before i (their weights, biases, γ
-    and β) have made their update; shift_norm = ‖G − G'‖₂ (ideally 0), shift_cosine = cos(G, G') (ideally 1).
+    G is the gradient of W_i at the parameters as they are, G' that after the layers before i, of branches beside it
+    too (their weights, biases, γ and β), have made their update; shift_norm = ‖G − G'‖₂ (ideally 0), shift_cosine =
+    cos(G, G') (ideally 1).
 
     Differs from the definition in that both the update and the gradients are those of the probe batch, which keeps
     the mini-batches of training out of it.

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from .batchnorm import BatchNorm
-from .data import evenly, minibatches, to_float
+from .data import evenly, minibatches
 from .layers import Array, channels_last
 from .measuring import Column, Snapshot, measures
 from .network import Network
@@ -125,7 +125,7 @@ def companions(s: Snapshot) -> Mapping[str, Array]:
     batches = minibatches(len(chosen), m, 0)
     for of_all in found:
         for batch in itertools.islice(batches, len(chosen) // m):
-            x = to_float(s.data.train_images[None, chosen[batch]], s.data.scale, s.lr.dtype)
+            x = s.data.inputs(s.data.train_images[None, chosen[batch]], s.lr.dtype)
             of_all[:, batch] = s.network.forward(s.params, s.state, x, train=True)[0]
     over_companions, over_examples = found.var(axis=0, ddof=1), found.mean(axis=0).var(axis=1)
     return {"companions": np.sqrt(over_companions.mean(axis=(1, 2)) / over_examples.mean(axis=1))}

@@ -297,11 +297,11 @@ def _log(x):
 
 # ── operations ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-DENSE, CONV, MAX_POOL, MEAN_POOL, NORM, SIGMOID, RELU, TANH, DROPOUT = range(9)
+DENSE, CONV, MAX_POOL, MEAN_POOL, NORM, SIGMOID, RELU, TANH, DROPOUT, CONCATENATE = range(10)
 """What an operation is; its other fields follow. Offsets count floats of the arena, and −1 stands for none."""
 CODE, X, X_WIDTH, SIZE_IN, HEIGHT_IN, BREADTH_IN, Y, WIDTH, SIZE, HEIGHT, BREADTH, DX, DY = range(13)
 PARAMS, BIAS, STATE, CONSTANTS, SCRATCH, TAP, KERNEL_HEIGHT, KERNEL_BREADTH, STRIDE, PAD = range(13, 23)
-AT_ONCE, BORDERED, CENTRED, FIELDS = range(23, 27)
+AT_ONCE, BORDERED, CENTRED, PLACE, ADDS, FIELDS = range(23, 29)
 
 TRAIN, PREDICT, FORWARD, BACKWARD = range(4)
 PLAIN, MOMENTUM, ADAGRAD = range(3)
@@ -338,7 +338,8 @@ def _dense_backward(f, op, n, end, gradients, sparse, listed):
     if op[DX] >= 0:  # dx = dy Wᵀ
         size, turned = op[SIZE], base + 4 * op[SCRATCH]
         _transpose(f, op[PARAMS], op[SIZE_IN], width, op[SCRATCH], size, x_width)
-        _product(dy, width, ONE, turned, x_width, base + 4 * op[DX], x_width, rows, size, x_width, STORE)
+        then = CONTINUE if op[ADDS] else STORE
+        _product(dy, width, ONE, turned, x_width, base + 4 * op[DX], x_width, rows, size, x_width, then)
     target = base + 4 * (op[PARAMS] + (0 if end == SUBTRACT else gradients))
     if sparse:
         _row_sums(listed, dy, width, target, width, width, end)
@@ -451,7 +452,8 @@ def _conv_dx(f, op, n, whole):
         of, to = op[PARAMS] + place * x_width * width, turned + place * size * x_width
         _transpose(f, of, op[SIZE_IN], width, to, size, x_width)
     image_size = height_in * breadth_in * x_width
-    _clear(f[op[DX] : op[DX] + n * image_size])
+    if not op[ADDS]:
+        _clear(f[op[DX] : op[DX] + n * image_size])
     for image in range(1 if whole else n):
         for p in range(height):
             for i in range(high):
@@ -470,52 +472,86 @@ def _conv_dx(f, op, n, whole):
 
 
 @_inner
+def _window(op, p, q):
+    """Return the first and last rows and columns of a window's pixels that are within the image."""
+    row, column = p * op[STRIDE] - op[PAD], q * op[STRIDE] - op[PAD]
+    bottom, right = min(row + op[KERNEL_HEIGHT], op[HEIGHT_IN]), min(column + op[KERNEL_BREADTH], op[BREADTH_IN])
+    return max(row, 0), bottom, max(column, 0), right
+
+
+@_inner
 def _pool(f, op, n):
-    """Reduce the pixels of each window to their mean, or to their largest, and remember the place of the first such."""
-    kernel, stride, width = op[KERNEL_HEIGHT], op[STRIDE], op[WIDTH]
-    window = 0
+    """Reduce the pixels of each window to their mean, or to their largest, and remember the first such."""
+    width, window = op[WIDTH], 0
     for image in range(n):
         for p in range(op[HEIGHT]):
             for q in range(op[BREADTH]):
                 y = f[op[Y] + window : op[Y] + window + width]
                 place = f[op[SCRATCH] + window : op[SCRATCH] + window + width]
                 window += width
-                for k in range(kernel * kernel):
-                    row, column = p * stride + k // kernel, q * stride + k % kernel
-                    begin = op[X] + ((image * op[HEIGHT_IN] + row) * op[BREADTH_IN] + column) * width
-                    x = f[begin : begin + width]
-                    for c in range(width):
-                        if op[CODE] == MEAN_POOL:
-                            y[c] = x[c] if k == 0 else y[c] + x[c]
-                        else:
-                            larger = k == 0 or not x[c] <= y[c]  # of NaN, the last
-                            place[c] = F(k) if larger else place[c]
-                            y[c] = x[c] if larger else y[c]
+                top, bottom, left, right = _window(op, p, q)
+                k = 0
+                for row in range(top, bottom):
+                    for column in range(left, right):
+                        begin = op[X] + ((image * op[HEIGHT_IN] + row) * op[BREADTH_IN] + column) * width
+                        x = f[begin : begin + width]
+                        for c in range(width):
+                            if op[CODE] == MEAN_POOL:
+                                y[c] = x[c] if k == 0 else y[c] + x[c]
+                            else:
+                                larger = k == 0 or not x[c] <= y[c]  # of NaN, the last
+                                place[c] = F(k) if larger else place[c]
+                                y[c] = x[c] if larger else y[c]
+                        k += 1
                 if op[CODE] == MEAN_POOL:
                     for c in range(width):
-                        y[c] /= F(kernel * kernel)
+                        y[c] /= F(k)
 
 
 @_inner
 def _pool_backward(f, op, n):
-    kernel, stride, width = op[KERNEL_HEIGHT], op[STRIDE], op[WIDTH]
+    width, window = op[WIDTH], 0
     dx = f[op[DX] : op[DX] + n * op[HEIGHT_IN] * op[BREADTH_IN] * width]
-    _clear(dx)
-    dy, place, window = op[DY], op[SCRATCH], 0
+    if not op[ADDS]:
+        _clear(dx)
     for image in range(n):
         for p in range(op[HEIGHT]):
             for q in range(op[BREADTH]):
-                begin = ((image * op[HEIGHT_IN] + p * stride) * op[BREADTH_IN] + q * stride) * width
+                top, bottom, left, right = _window(op, p, q)
+                broad, area = right - left, F((bottom - top) * (right - left))
+                begin = ((image * op[HEIGHT_IN] + top) * op[BREADTH_IN] + left) * width
+                dy = f[op[DY] + window : op[DY] + window + width]
                 if op[CODE] == MAX_POOL:
                     for c in range(width):
-                        k = np.int64(f[place + window + c])
-                        dx[begin + (k // kernel * op[BREADTH_IN] + k % kernel) * width + c] += f[dy + window + c]
+                        k = np.int64(f[op[SCRATCH] + window + c])
+                        dx[begin + (k // broad * op[BREADTH_IN] + k % broad) * width + c] += dy[c]
                 else:
-                    for pixel in range(kernel * kernel):
-                        at = begin + (pixel // kernel * op[BREADTH_IN] + pixel % kernel) * width
-                        for c in range(width):
-                            dx[at + c] += f[dy + window + c] / F(kernel * kernel)
+                    for row in range(bottom - top):
+                        for column in range(broad):
+                            at = begin + (row * op[BREADTH_IN] + column) * width
+                            for c in range(width):
+                                dx[at + c] += dy[c] / area
                 window += width
+
+
+@_inner
+def _concatenate(f, op, n):
+    """Copy the channels of one input to where they begin in the output."""
+    for pixel in range(n * op[HEIGHT] * op[BREADTH]):
+        x, y = op[X] + pixel * op[X_WIDTH], op[Y] + pixel * op[WIDTH] + op[PLACE]
+        _copy(f[x : x + op[SIZE_IN]], f[y : y + op[SIZE_IN]])
+
+
+@_inner
+def _concatenate_backward(f, op, n):
+    size, width = op[SIZE_IN], op[X_WIDTH]
+    for pixel in range(n * op[HEIGHT] * op[BREADTH]):
+        dx = f[op[DX] + pixel * width : op[DX] + (pixel + 1) * width]
+        dy = op[DY] + pixel * op[WIDTH] + op[PLACE]
+        if not op[ADDS]:
+            _clear(dx)
+        for c in range(size):
+            dx[c] += f[dy + c]
 
 
 @_inner
@@ -681,6 +717,8 @@ def _forward(ops, f, n, train, masks, sparse, listed):
             _conv(f, op, n)
         elif code in (MAX_POOL, MEAN_POOL):
             _pool(f, op, n)
+        elif code == CONCATENATE:
+            _concatenate(f, op, n)
         elif code == NORM:
             _norm(f, op, n, train)
         elif code == DROPOUT:
@@ -692,6 +730,8 @@ def _forward(ops, f, n, train, masks, sparse, listed):
         else:
             if op[TAP] >= 0:
                 _copy(x, f[op[TAP] : op[TAP] + count])
+            if op[X] != op[Y]:
+                _copy(x, y)
             _activate(y, code)
 
 
@@ -702,6 +742,9 @@ def _backward(ops, f, n, end, gradients, masks, sparse, listed):
     for o in range(len(ops) - 1, -1, -1):
         op = ops[o]
         code, count = op[CODE], n * op[HEIGHT] * op[BREADTH] * op[WIDTH]
+        drawn -= count if code == DROPOUT else 0
+        if op[DY] < 0:  # nothing that is trained comes before it
+            continue
         y, dy = f[op[Y] : op[Y] + count], f[op[DY] : op[DY] + count]
         if code == DENSE:
             if o == 0 and sparse and not _within_range(dy):
@@ -711,11 +754,14 @@ def _backward(ops, f, n, end, gradients, masks, sparse, listed):
         elif code == CONV:
             _conv_backward(f, op, n, end, gradients)
         elif code in (MAX_POOL, MEAN_POOL):
-            _pool_backward(f, op, n)
+            if op[DX] >= 0:
+                _pool_backward(f, op, n)
+        elif code == CONCATENATE:
+            if op[DX] >= 0:
+                _concatenate_backward(f, op, n)
         elif code == NORM:
             _norm_backward(f, op, n, end, gradients)
         elif code == DROPOUT:
-            drawn -= count
             _mask(dy, dy, f[op[CONSTANTS]], masks[drawn : drawn + count])
         else:
             _activate_backward(y, dy, code)
@@ -770,7 +816,7 @@ def _update(f, segments, gradients, optimizer, hyper, lr):
 
 
 @_inner
-def _gather(images, chosen, scale, x):
+def _gather(images, chosen, mean, scale, x):
     """Put the chosen images, channel by channel, into rows that have the channels of a pixel side by side."""
     pixels = x.shape[1]
     for i in range(len(chosen)):
@@ -778,11 +824,12 @@ def _gather(images, chosen, scale, x):
         if pixels == 1:
             row = x[i, 0]
             for j in range(len(image)):
-                row[j] = F(image[j]) * scale
+                row[j] = (F(image[j]) - mean[j]) * scale[j]
         else:
             for c in range(len(image) // pixels):
                 for p in range(pixels):
-                    x[i, p, c] = F(image[c * pixels + p]) * scale
+                    j = c * pixels + p
+                    x[i, p, c] = (F(image[j]) - mean[j]) * scale[j]
 
 
 @_inner
@@ -805,15 +852,15 @@ def _lists_of(chosen, bounds):
 
 
 @_inner
-def _predict(ops, f, n, training, x, logits, images, scale, labels, chosen, mask, sparse, values, index, bounds):
+def _predict(ops, f, n, training, x, logits, images, mean, scale, labels, chosen, mask, sparse, values, index, bounds):
     """Count the examples whose largest logit, the first of equals, is that of their label."""
     correct, classes = 0, ops[-1][SIZE]
     for begin in range(0, len(chosen), n):
         part = chosen[begin : begin + n]
         if not sparse:
-            _gather(images, part, scale, x)
+            _gather(images, part, mean, scale, x)
         first, last = _lists_of(part, bounds)
-        _forward(ops, f, len(part), training, mask, sparse, (values, index, scale, first, last))
+        _forward(ops, f, len(part), training, mask, sparse, (values, index, scale[0], first, last))
         for i in range(len(part)):
             best = 0
             for k in range(1, classes):
@@ -836,19 +883,16 @@ _LISTS = (_BYTES, types.uint16[::1], types.int64[::1])
         *(types.int64, types.int64[:, ::1], _FLOATS, types.int64, types.int64, types.boolean),  # what, in which arena
         *(types.int64[:, ::1], types.int64, types.UniTuple(types.float32, 4), _FLOATS, _FLOATS),  # optimiser, losses
         *(
-            _IMAGES,
-            types.float32,
-            _LABELS,
-            types.int64[:, ::1],
-            types.uint8[:, ::1],
-        ),  # images, labels, mini-batches, masks
+            *(_IMAGES, _FLOATS, _FLOATS),  # images, what is subtracted from a pixel, what it is multiplied by
+            *(_LABELS, types.int64[:, ::1], types.uint8[:, ::1]),  # labels, mini-batches, masks
+        ),
         *(*_LISTS, *_LISTS[:2], types.int64[:, ::1]),  # values that are not 0: of each image, of each pixel
     ),
 )
 def run(
     task, ops, f, n, gradients, training,
     segments, optimizer, hyper, lr, losses,
-    images, scale, labels, batches, masks,
+    images, mean, scale, labels, batches, masks,
     values, index, bounds, pixel_values, pixel_index, pixel_bounds,
 ):  # fmt: skip
     """Do a task with the arena ``f``, on n examples at a time.
@@ -865,12 +909,27 @@ def run(
     pixels = begin[HEIGHT_IN] * begin[BREADTH_IN]
     x = f[begin[X] : begin[X] + n * pixels * begin[X_WIDTH]].reshape(n, pixels, begin[X_WIDTH])
     if task == FORWARD:
-        _forward(ops, f, n, training, masks[0], sparse, (values, index, scale, bounds, bounds))
+        _forward(ops, f, n, training, masks[0], sparse, (values, index, F(1), bounds, bounds))
     elif task == BACKWARD:
-        _backward(ops, f, n, STORE, gradients, masks[0], sparse, (values, index, scale, bounds, bounds))
+        _backward(ops, f, n, STORE, gradients, masks[0], sparse, (values, index, F(1), bounds, bounds))
     elif task == PREDICT:
         return _predict(
-            ops, f, n, training, x, logits, images, scale, labels, batches[0], masks[0], sparse, values, index, bounds
+            ops,
+            f,
+            n,
+            training,
+            x,
+            logits,
+            images,
+            mean,
+            scale,
+            labels,
+            batches[0],
+            masks[0],
+            sparse,
+            values,
+            index,
+            bounds,
         )
     else:
         dz = f[end[DY] : end[DY] + n * end[WIDTH]].reshape(n, end[WIDTH])
@@ -878,15 +937,15 @@ def run(
         for s in range(len(batches)):
             chosen = batches[s]
             if not sparse:
-                _gather(images, chosen, scale, x)
+                _gather(images, chosen, mean, scale, x)
             first, last = _lists_of(chosen, bounds)
-            _forward(ops, f, n, training, masks[s], sparse, (values, index, scale, first, last))
+            _forward(ops, f, n, training, masks[s], sparse, (values, index, scale[0], first, last))
             factor = F(1) if optimizer == ADAGRAD else lr[s]
             losses[s] = _cross_entropy(logits, end[SIZE], labels[chosen], factor, dz)
             if not losses[s] <= hyper[3]:
                 return s
             first, last = pixel_bounds[s][: begin[SIZE_IN]], pixel_bounds[s][1:]
-            listed = pixel_values, pixel_index, scale, first, last
+            listed = pixel_values, pixel_index, scale[0], first, last
             sparse = _backward(ops, f, n, SUBTRACT if fused else STORE, gradients, masks[s], sparse, listed)
             if not fused:
                 _update(f, segments, gradients, optimizer, hyper, lr[s])

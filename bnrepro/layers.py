@@ -9,7 +9,8 @@ The contract, the same for every layer (and for :class:`bnrepro.batchnorm.BatchN
 ``forward`` is pure: it changes none of its arguments, and ``backward`` closes over what it needs and may be called
 any number of times. So evaluating can't disturb training, and a gradient at other weights is just another call.
 ``dx`` is the gradient of the loss with respect to ``x``; with ``need_dx=False`` nobody reads it, and a layer may return
-``NO_DX`` in its place.
+``NO_DX`` in its place. A layer of several inputs, such as :class:`Concatenate`, takes a tuple of arrays (``init``: of
+shapes) and returns one of gradients.
 
 A layer of one's own derives from :class:`Layer`, an activation from :class:`Nonlinearity`, a norm from :class:`Norm`;
 everything that is asked of them stands there.
@@ -457,10 +458,21 @@ class Conv2D(Layer):
 
 @dataclass(frozen=True)
 class _Pool2D(Layer):
-    """Reduce windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out."""
+    """Reduce windows of size × size pixels, ``stride`` apart (None: ``size``); those that do not fit are left out.
+
+    Windows may reach ``padding`` pixels beyond the image on all sides, where there is nothing: what is reduced are the
+    pixels within the image.
+    """
 
     size: int
     stride: int | None = None
+    padding: int = 0
+    outside: ClassVar[float]
+    """The value of a pixel beyond the image that changes nothing."""
+
+    def __post_init__(self) -> None:
+        """Check that every window has a pixel of the image."""
+        require(0 <= self.padding < self.size, f"padding={self.padding}", f"at least 0 and below size={self.size}")
 
     @property
     def _step(self) -> int:
@@ -473,7 +485,8 @@ class _Pool2D(Layer):
         return {}, {}, (in_shape[0], *self._out(in_shape))
 
     def _out(self, shape: Shape) -> list[int]:
-        return [_out_size(size, self.size, self._step, 0, type(self).__name__) for size in shape[-2:]]
+        name = type(self).__name__
+        return [_out_size(size, self.size, self._step, self.padding, name) for size in shape[-2:]]
 
     def _windows(self, x: Array) -> Iterator[tuple[Any, ...]]:
         """Yield, for each pixel of a window in reading order, the index of it in all windows of (R, N, H, W, C)."""
@@ -481,26 +494,38 @@ class _Pool2D(Layer):
         for rows, columns in itertools.product(ends[::2], ends[1::2]):
             yield slice(None), slice(None), rows, columns
 
+    def _around(self, x: Array, runs: int, fill: float) -> tuple[Array, Array]:
+        """Return pixels (R, N, H, W, C) of one value, with the padding; and a view of those within the image."""
+        _, examples, channels, height, width = x.shape
+        pad = self.padding
+        pixels = np.full((runs, examples, height + 2 * pad, width + 2 * pad, channels), fill, x.dtype)
+        return pixels, pixels[:, :, pad : pad + height, pad : pad + width]
+
     def _gather(self, x: Array) -> list[Array]:
         """Copy x (R, N, C, H, W) into an array (R, N, H', W', C) for each pixel of a window."""
         items = _items(channels_last(x))
+        if self.padding:
+            pixels, within = self._around(x, len(x), self.outside)
+            _items(within)[...] = items
+            items = _items(pixels)
         return [items[index].copy()[..., np.newaxis].view(x.dtype) for index in self._windows(x)]
 
     def _scatter(self, shares: Iterable[Array], x: Array, dy: Array) -> tuple[Array, Arrays]:
         """Add up to dx what each pixel of a window gets of dy."""
-        _, examples, channels, *image = x.shape
-        dx = np.zeros((len(dy), examples, *image, channels), x.dtype)
+        dx, within = self._around(x, len(dy), 0)
         for index, share in zip(self._windows(x), shares, strict=True):
             if self.size > self._step:
                 dx[index] += share
             else:  # each pixel is in one window
                 _items(dx)[index] = _items(share)
-        return channels_first(dx), {}
+        return channels_first(np.ascontiguousarray(within)), {}
 
 
 @dataclass(frozen=True)
 class MaxPool2D(_Pool2D):
     """Take the largest pixel of each window. Of equals, the first in reading order takes the whole gradient."""
+
+    outside = -math.inf
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
@@ -526,19 +551,92 @@ class MaxPool2D(_Pool2D):
 
 @dataclass(frozen=True)
 class AvgPool2D(_Pool2D):
-    """Take the mean of each window."""
+    """Take the mean of the pixels of each window that are within the image: zeros beyond it do not count.
+
+    So a 1 × 1 convolution gives the same before and after it, bias and all. (PyTorch: ``count_include_pad=False``.)
+    """
+
+    outside = 0.0
 
     def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
         """Reduce x (R, N, C, H, W) to y (R, N, C, H', W')."""
         require_shape(x, "R N C H W", "AvgPool2D")
-        pixels = self._gather(x)
-        y = functools.reduce(np.add, pixels) / len(pixels)
+        pixels, count = self._gather(x), self._count(x)
+        y = functools.reduce(np.add, pixels) / count
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
-            share = channels_last(dy) / len(pixels)
+            share = channels_last(dy) / count
             return self._scatter([share] * len(pixels), x, dy)
 
         return channels_first(y), state, backward
+
+    def _count(self, x: Array) -> Array:
+        """Return how many pixels of each window are within the image, (H', W', 1)."""
+        begins = [self._step * np.arange(out) - self.padding for out in self._out(x.shape)]
+        ends = zip(begins, x.shape[-2:], strict=True)
+        high, wide = (np.minimum(b + self.size, size) - np.maximum(b, 0) for b, size in ends)
+        count: Array = (high[:, np.newaxis] * wide)[..., np.newaxis].astype(x.dtype)
+        return count
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool2D(Layer):
+    """Take the mean of each feature map: x (R, N, C, H, W) becomes y (R, N, C)."""
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """Return no parameters and no state."""
+        if len(in_shape) != 3:
+            raise ValueError(f"GlobalAvgPool2D takes examples of shape (C, H, W), not {in_shape}")
+        return {}, {}, in_shape[:1]
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Average x over its pixels."""
+        require_shape(x, "R N C H W", "GlobalAvgPool2D")
+        runs, n, channels, height, width = x.shape
+        area = height * width
+        y = channels_last(x).reshape(runs, n, area, channels).sum(axis=2)
+        y /= area
+
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
+            dx = np.empty((len(dy), n, height, width, channels), dy.dtype)
+            dx[...] = (dy / area)[:, :, np.newaxis, np.newaxis]
+            return channels_first(dx), {}
+
+        return y, state, backward
+
+
+@dataclass(frozen=True)
+class Concatenate(Layer):
+    """Put the channels of several inputs (R, N, C, H, W) side by side, or the features of several (R, N, D)."""
+
+    def init(self, rng: np.random.Generator, in_shape: Any) -> tuple[Arrays, Arrays, Shape]:
+        """Return no parameters and no state; ``in_shape`` is a tuple of shapes, equal but for the channels."""
+        (_, *image), *others = in_shape
+        if any(list(shape[1:]) != image for shape in others):
+            raise ValueError(f"Concatenate takes examples of shapes that differ in channels alone, not {in_shape}")
+        return {}, {}, (sum(shape[0] for shape in in_shape), *image)
+
+    def forward(self, params: Arrays, state: Arrays, x: Any, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        """Concatenate a tuple of arrays; the gradients are a tuple, too."""
+        for part in x:
+            require_shape(part, "R N C H W" if part.ndim == 5 else "R N D", "Concatenate")
+        of_images = x[0].ndim == 5
+        parts = [channels_last(part) if of_images else np.ascontiguousarray(part) for part in x]
+        sizes = [part.shape[-1] for part in parts]
+        places = [slice(end - size, end) for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+        y = np.empty((max(map(len, parts)), *parts[0].shape[1:-1], sum(sizes)), parts[0].dtype)
+        for place, part in zip(places, parts, strict=True):
+            _items(y[..., place])[...] = _items(part)
+
+        def backward(dy: Array, *, need_dx: bool = True) -> tuple[Any, Arrays]:
+            dy = channels_last(dy) if of_images else np.ascontiguousarray(dy)
+            gradients = []
+            for place, size in zip(places, sizes, strict=True):
+                gradients.append(np.empty((*dy.shape[:-1], size), dy.dtype))
+                _items(gradients[-1])[...] = _items(dy[..., place])
+            return tuple(map(channels_first, gradients) if of_images else gradients), {}
+
+        return channels_first(y) if of_images else y, state, backward
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,26 @@
-"""A stack of named layers, and the paper's network as such a stack."""
+"""Named layers, one after another or with branches, and the networks of the paper."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, IntArray, to_float
+from .data import Dataset, IntArray
 from .layers import (
     Array,
+    AvgPool2D,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
     Initializer,
     Layer,
     MaxPool2D,
@@ -38,21 +40,70 @@ EVALUATION_CHUNK = 256
 """Test examples per forward pass, so that activations stay in cache."""
 
 
+IMAGES = ""
+"""The name that stands for the images among those of layers."""
+
+
 @dataclass(frozen=True)
 class Network:
     """Layers applied in order; parameters and state are named by layer."""
 
     layers: dict[str, Layer]
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The layers, all of them before it, whose outputs a layer takes; of those that are not named, the one before."""
+
+    def __post_init__(self) -> None:
+        """Check that outputs are there when they are taken, and that all are.
+
+        Raises:
+            ValueError: naming the layer.
+        """
+        if unknown := [name for name in self.sources if name not in self.layers]:
+            raise ValueError(f"sources of {unknown[0]}: must be of a layer, one of {', '.join(self.layers)}")
+        left = {IMAGES}
+        for name, sources in self.inputs.items():
+            if missing := [source for source in sources if source not in left]:
+                raise ValueError(f"sources of {name}: must be layers before it, not {', '.join(map(repr, missing))}")
+            left |= {name}
+        taken = {source for sources in self.inputs.values() for source in sources}
+        if idle := [name for name in [*self.inputs][:-1] if name not in taken]:
+            raise ValueError(f"layer {idle[0]}: must be a source of a layer behind it")
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """Return for each layer the layers whose outputs it takes, or ``IMAGES``."""
+        return {
+            name: self.sources.get(name, (before,))
+            for before, name in zip([IMAGES, *self.layers], self.layers, strict=False)
+        }
+
+    @functools.cached_property
+    def _steps(self) -> list[tuple[str, Layer, tuple[str, ...], list[str]]]:
+        """Return each layer, by name, with its sources and with the outputs that no layer behind it takes."""
+        last = {source: name for name, sources in self.inputs.items() for source in sources}
+        return [
+            (name, layer, self.inputs[name], [source for source in last if last[source] == name])
+            for name, layer in self.layers.items()
+        ]
 
     def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Params, Params]:
         """Draw the parameters and state of one run, without the run axis, for examples of shape ``in_shape``.
 
         Layers draw in order, and normalisation draws nothing: equal seeds give equal weights with and without it.
         """
-        params, state = {}, {}
-        for name, layer in self.layers.items():
-            params[name], state[name], in_shape = layer.init(rng, in_shape)
+        params, state, _ = self._init(rng, in_shape)
         return params, state
+
+    def _init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Params, Params, dict[str, Shape]]:
+        params, state, shapes = {}, {}, {IMAGES: in_shape}
+        for name, layer in self.layers.items():
+            entering = _one_or_all([shapes[source] for source in self.inputs[name]])
+            params[name], state[name], shapes[name] = layer.init(rng, entering)
+        return params, state, shapes
+
+    def shapes(self, in_shape: Shape) -> dict[str, Shape]:
+        """Return the shapes of an example, ``in_shape`` by the name of ``IMAGES``, behind each layer."""
+        return self._init(np.random.default_rng(0), in_shape)[2]
 
     def forward(
         self, params: Params, state: Params, x: Array, *, train: bool, taps: list[Array] | None = None
@@ -69,21 +120,32 @@ class Network:
         Returns:
             The logits (R, N, K), the new state, and ``backward(dlogits)`` → gradients, named as ``params``.
         """
-        new_state, steps = {}, []
-        for name, layer in self.layers.items():
+        outputs, new_state, steps = {IMAGES: x}, {}, []
+        trained = set[str]()  # the layers whose outputs depend on parameters
+        for name, layer, sources, used_up in self._steps:
+            entering: Any = outputs[sources[0]] if len(sources) == 1 else tuple(outputs[source] for source in sources)
             if taps is not None and isinstance(layer, Nonlinearity):
-                taps.append(x)
-            x, new_state[name], step = layer.forward(params[name], state[name], x, train=train)
-            steps.append((name, step))
-        first = next(i for i, (name, _) in enumerate(steps) if params[name])
+                taps.append(entering)
+            outputs[name], new_state[name], step = layer.forward(params[name], state[name], entering, train=train)
+            need_dx = not trained.isdisjoint(sources)
+            if need_dx or params[name]:
+                trained.add(name)
+                steps.append((name, sources, step, need_dx))
+            for source in used_up:
+                del outputs[source]
 
         def backward(dy: Array) -> Params:
             grads: Params = {}
-            for i, (name, step) in reversed([*enumerate(steps)][first:]):
-                dy, grads[name] = step(dy, need_dx=i > first)
+            gradients = {name: dy}  # of what layers give, added up over the layers that take it
+            for layer, sources, step, need_dx in reversed(steps):
+                dx, grads[layer] = step(gradients.pop(layer), need_dx=need_dx)
+                if need_dx:
+                    for i, source in enumerate(sources):
+                        share = dx if len(sources) == 1 else dx[i]
+                        gradients[source] = gradients[source] + share if source in gradients else share
             return grads
 
-        return x, new_state, backward
+        return outputs[name], new_state, backward
 
     def loss(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         """Return the loss (R,) and its gradient: see :func:`bnrepro.layers.softmax_cross_entropy`."""
@@ -122,23 +184,23 @@ class Network:
         """
         for start in range(0, len(chosen), at_once):
             chunk = chosen[start : start + at_once]
-            x = change(to_float(data.test_images[None, chunk], data.scale, dtype))
+            x = change(data.inputs(data.test_images[None, chunk], dtype))
             yield chunk, self.forward(params, state, x, train=False)[0]
 
     def until(self, name: str) -> Network:
         """Return the network up to what enters the layer ``name``: its last tap, since a nonlinearity stands there."""
-        before = itertools.takewhile(lambda item: item[0] != name, self.layers.items())
-        return replace(self, layers={**dict(before), name: ReLU()})
+        needed = {name}
+        for layer, sources in reversed(self.inputs.items()):
+            needed |= {*sources} if layer in needed else set()
+        layers = {each: layer for each, layer in self.layers.items() if each in needed}
+        kept = {each: sources for each, sources in self.sources.items() if each in needed}
+        return replace(self, layers=layers | {name: ReLU()}, sources=kept)
 
     def largest_images(self, in_shape: Shape) -> int:
         """Return how many numbers the largest images of one example have that a layer gives; 0 if none gives images."""
-        rng, sizes = np.random.default_rng(0), [0]
-        for layer in self.layers.values():
-            _, _, in_shape = layer.init(rng, in_shape)
-            if len(in_shape) == 1:
-                break
-            sizes.append(math.prod(in_shape))
-        return max(sizes)
+        shapes = self.shapes(in_shape)
+        del shapes[IMAGES]
+        return max((math.prod(shape) for shape in shapes.values() if len(shape) > 1), default=0)
 
     @property
     def nonlinearities(self) -> dict[str, Nonlinearity]:
@@ -151,9 +213,10 @@ class Network:
         return {name: layer.weights for name, layer in self.layers.items() if layer.weights}
 
     def weights_before(self, name: str) -> str:
-        """Return the name of the last layer with weights before the layer ``name``: the one that feeds it."""
-        before = itertools.takewhile(lambda other: other != name, self.layers)
-        return [other for other in before if other in self.weights][-1]
+        """Return the name of the layer with weights that feeds the layer ``name``; of several, the last."""
+        sources = self.inputs[name]
+        found = [source if source in self.weights else self.weights_before(source) for source in sources]
+        return max(found, key=[*self.layers].index)
 
     def with_population_statistics(self, params: Params, state: Params, batches: Iterable[Array]) -> Params:
         """Return the state for inference by Algorithm 2 (steps 7 to 12), at the parameters as they are.
@@ -171,6 +234,11 @@ class Network:
         for x in batches:
             _, averages, _ = averaging.forward(params, averages, x, train=True)
         return state | {name: averages[name] for name in gathered}
+
+
+def _one_or_all(items: list[Shape]) -> Any:
+    """Return what a layer takes: the only one, or a tuple of several."""
+    return items[0] if len(items) == 1 else tuple(items)
 
 
 def stack_runs(trees: Sequence[Params], dtype: np.dtype) -> Params:
@@ -255,6 +323,19 @@ def mlp(
     return Network(layers)
 
 
+def _convolved(
+    tag: str,
+    convolution: Conv2D,
+    nonlinearity: Callable[[], Layer],
+    norm: Callable[[], Layer] | None,
+    placement: Placement,
+    pool: Layer | None = None,
+) -> dict[str, Layer]:
+    """Return a convolution, pooling if there is any, norm, if any, and nonlinearity, by names that end in the tag."""
+    layers = {f"conv{tag}": convolution} | ({f"pool{tag}": pool} if pool else {})
+    return layers | _activated(tag, nonlinearity, norm, placement)
+
+
 def cnn(
     channels: Sequence[int],
     kernel: int,
@@ -274,11 +355,82 @@ def cnn(
     layers: dict[str, Layer] = {}
     for i, maps in enumerate(channels, start=1):
         own_bias = has_bias(norm, placement, bias)
-        layers[f"conv{i}"] = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
-        layers |= _activated(str(i), nonlinearity, norm, placement)
+        convolution = Conv2D(maps, kernel, initializer, padding=kernel // 2, bias=own_bias)
+        layers |= _convolved(str(i), convolution, nonlinearity, norm, placement)
         layers[f"pool{i}"] = MaxPool2D(2)
     layers["flatten"] = Flatten()
     if dropout:
         layers["dropout"] = Dropout(dropout)
     layers["logits"] = Dense(classes, initializer)
     return Network(layers)
+
+
+def inception(
+    stem: int,
+    modules: Sequence[Sequence[int]],
+    classes: int,
+    initializer: Initializer,
+    nonlinearity: Callable[[], Layer],
+    norm: Callable[[], Layer] | None,
+    dropout: float = 0.0,
+    placement: Placement = "before",
+    bias: bool | None = None,
+) -> Network:
+    """Build a small Inception: stem, 2 × 2 max pooling, modules, global average pooling, and K logits W u + b.
+
+    A module puts the feature maps of four branches side by side: a 1 × 1 convolution; a 1 × 1 and a 3 × 3; a 1 × 1 and
+    two 3 × 3; and a 3 × 3 average pooling with a 1 × 1 projection. One that halves the image, as two of the paper's ten
+    (its Figure 5), has no first branch, stride 2 in the last convolution of the second and third, and as fourth 3 × 3
+    max pooling alone. Norm, if any, and nonlinearity follow every convolution. Dropout, if any, precedes the logits.
+
+    Differs from the paper in that there are fewer layers, for smaller images; and in that the projection comes before
+    the average pooling: that is the same function, and fewer maps are averaged.
+
+    Args:
+        stem: feature maps of the first convolution, 3 × 3.
+        modules: of each the feature maps of the 1 × 1, of the 3 × 3 and the 1 × 1 before it, of the two 3 × 3 and the
+            1 × 1 before them, and of the projection, in the order of the paper's Figure 5: [1 × 1, before 3 × 3, 3 × 3,
+            before two 3 × 3, each of them, projection]. First and last are 0 in a module that halves the image.
+        classes: K.
+        initializer: draws W.
+        nonlinearity: makes a nonlinearity.
+        norm: makes a norm; None for none.
+        dropout: its rate; 0 for none.
+        placement: whether norms stand before or after nonlinearities.
+        bias: whether convolutions have a bias; None: see :func:`has_bias`.
+    """
+    own_bias = has_bias(norm, placement, bias)
+
+    def convolved(tag: str, maps: int, kernel: int, stride: int = 1, pool: Layer | None = None) -> dict[str, Layer]:
+        convolution = Conv2D(maps, kernel, initializer, stride, padding=kernel // 2, bias=own_bias)
+        return _convolved(tag, convolution, nonlinearity, norm, placement, pool)
+
+    layers = {**convolved("0", stem, 3), "pool0": MaxPool2D(2)}
+    sources: dict[str, tuple[str, ...]] = {}
+    for i, (single, before_one, one, before_two, two, projection) in enumerate(modules, start=1):
+        stride = 1 if single else 2
+        branches = [
+            {**convolved(f"{i}b1", before_one, 1), **convolved(f"{i}b2", one, 3, stride)},
+            {
+                **convolved(f"{i}c1", before_two, 1),
+                **convolved(f"{i}c2", two, 3),
+                **convolved(f"{i}c3", two, 3, stride),
+            },
+        ]
+        if single:
+            branches.insert(0, convolved(f"{i}a", single, 1))
+            branches.append(convolved(f"{i}d", projection, 1, pool=AvgPool2D(3, 1, padding=1)))
+        else:
+            branches.append({f"pool{i}": MaxPool2D(3, 2, padding=1)})
+        *_, entrance = layers
+        for branch in branches:
+            first, *_ = branch
+            sources[first] = (entrance,)
+            layers |= branch
+        sources[f"concatenate{i}"] = tuple([*branch][-1] for branch in branches)
+        layers[f"concatenate{i}"] = Concatenate()
+    layers["average"] = GlobalAvgPool2D()
+    if dropout:
+        layers["dropout"] = Dropout(dropout)
+    layers["logits"] = Dense(classes, initializer)
+    return Network(layers, sources)

@@ -171,8 +171,9 @@ def software() -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Return all but the code that can matter to the bits of a result, as this process has it.
 
-    Versions; the instruction sets that NumPy found besides its baseline; and the BLAS that NumPy runs on: its name and
-    version, its kernel and its threads in force.
+    Versions, that of Numba once it is imported; the machine's name and its processor's; the instruction sets that NumPy
+    found besides its baseline; and the BLAS that NumPy runs on: its name and version, its kernel and its threads in
+    force.
     """
     found = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     # SciPy brings an OpenBLAS of its own; NumPy's is the one that products go through.
@@ -186,7 +187,20 @@ def environment() -> dict[str, Any]:
         "blas_kernel": lib.get("architecture"),
         "blas_threads": lib.get("num_threads"),
         "machine": platform.machine(),
+        "cpu": _cpu(),
+        "host": platform.node(),
+        "numba": numba.__version__ if (numba := sys.modules.get("numba")) else None,
     }
+
+
+@functools.cache
+def _cpu() -> str | None:
+    """Return the name of the processor's model, where the system tells."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
 
 
 def peak_memory() -> int | None:

@@ -22,7 +22,7 @@ from .data import Dataset, Source
 from .diagnostics import DIAGNOSTICS
 from .layers import Initializer, Nonlinearity, Norm, Normal, ReLU, Sigmoid, Tanh, he, require, xavier
 from .measuring import ALWAYS, Diagnostic
-from .network import Network, Placement, cnn, has_bias, mlp
+from .network import Network, Placement, cnn, has_bias, inception, mlp
 from .optim import OPTIMIZERS as OPTIMIZER_CLASSES
 from .optim import SCHEDULES as SCHEDULE_CLASSES
 from .optim import LearningRateSchedule, Optimizer
@@ -147,7 +147,32 @@ class CNN(Model):
         return cnn(self.channels, self.kernel, classes, *self.parts())
 
 
-MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN}, base=Architecture)
+Width = Annotated[int, Field(ge=0, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inception(Model):
+    """A small Inception: ``model=inception``; :func:`bnrepro.network.inception` says what its widths are of."""
+
+    stem: Count
+    modules: Annotated[list[list[Width]], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check the names, and that each module has its six widths."""
+        super().__post_init__()
+        for widths in self.modules:
+            require(
+                len(widths) == 6 and all(widths[1:5]) and (widths[0] > 0) == (widths[5] > 0),
+                f"modules={self.modules}",
+                f"lists of six widths above 0, of which the first and the last may both be 0, not {widths}",
+            )
+
+    def build(self, classes: int) -> Network:
+        """Return the network of one run, with one logit per class."""
+        return inception(self.stem, self.modules, classes, *self.parts())
+
+
+MODELS: Table[type[Architecture]] = Table({"mlp": MLP, "cnn": CNN, "inception": Inception}, base=Architecture)
 
 
 @dataclass(frozen=True)
@@ -206,7 +231,7 @@ def check_engine(run: Run, data: Dataset) -> None:
     """
     if run.train.engine != "numpy":  # which takes all, and what is a user's own is not built before workers do
         spec = specification([run], data)
-        engine_of(spec).check(spec, data.image_shape)
+        engine_of(spec).check(spec, data)
 
 
 Row = dict[str, float]
@@ -220,6 +245,8 @@ class Outcome:
     status: Status = "done"
     test_accuracy: float | None = None
     """The accuracy on the whole test set after the last step; None unless done."""
+    validation_accuracy: float | None = None
+    """The accuracy on the images held out from training, likewise; None if there are none."""
     diverged_at: int | None = None
     """The number of updates done before the loss left the finite range."""
     curves: list[Row] = field(default_factory=list)
@@ -260,6 +287,8 @@ def train_runs(
             else:
                 for i, r in enumerate(event.runs):
                     outcomes[r].test_accuracy = float(event.test_accuracy[i])
+                    if event.validation_accuracy is not None:
+                        outcomes[r].validation_accuracy = float(event.validation_accuracy[i])
                     if event.predictions is not None:
                         row = {"probabilities": event.predictions[i].tobytes(), "labels": data.test_labels.tobytes()}
                         outcomes[r].predictions = [row]

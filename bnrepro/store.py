@@ -56,13 +56,14 @@ CREATE TABLE IF NOT EXISTS runs (
     status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
     {_OWN_COLUMNS},
     test_accuracy REAL,   -- on the whole test set after the last step; NULL unless done
+    validation_accuracy REAL, -- likewise, on the training images that were held out; NULL unless some were
     diverged_at INTEGER,  -- updates done before the loss left the finite range
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
     error TEXT,           -- traceback of a failed run
     config TEXT NOT NULL, -- JSON of all settings; run_id is the digest of those that are not at their default
     code TEXT NOT NULL,   -- digest of the code that computed it
     bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT, simd TEXT,
-    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT,
+    blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT, cpu TEXT, host TEXT, numba TEXT,
     UNIQUE (run_id, code)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS curves (
@@ -122,6 +123,7 @@ class RunResult(Outcome):
             | {column: leaves.get(key) for key, column in COLUMNS.items()}
             | {
                 "test_accuracy": self.test_accuracy,
+                "validation_accuracy": self.validation_accuracy,
                 "diverged_at": self.diverged_at,
                 "seconds": self.seconds,
                 "error": self.error,
@@ -567,9 +569,15 @@ def _leave_out_defaults_of_norms(db: sqlite3.Connection) -> None:
         db.execute("UPDATE runs SET run_id = ? WHERE run = ?", [digest(to_json(settings)), run])
 
 
-def _add_predictions(db: sqlite3.Connection) -> None:
+def _add_what_came_with_4(db: sqlite3.Connection) -> None:
+    """Migrate from schema 3, which knew no images held out, no predictions, and less of the machine."""
     db.execute(PREDICTIONS)
+    for column, kind in {"validation_accuracy": "REAL", "cpu": "TEXT", "host": "TEXT", "numba": "TEXT"}.items():
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {2: _leave_out_defaults_of_norms, 3: _add_predictions}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {
+    2: _leave_out_defaults_of_norms,
+    3: _add_what_came_with_4,
+}
 """The function that migrates each earlier schema to the next."""

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .data import Dataset, evenly, minibatches, to_float, training_batches
+from .data import ByteArray, Dataset, IntArray, Order, augmented, evenly, minibatches, training_batches
 from .diagnostics import gradient_norm
 from .errors import InputError
-from .layers import Array, Arrays, Shape
+from .layers import Array, Arrays
 from .measuring import Diagnostic, Level, Snapshot, read
 from .memory import keep_freed_memory
 from .network import Network, select_runs, stack_runs
@@ -42,6 +42,7 @@ class Schedule:
         eval_examples: test examples on which the accuracy is measured on the way; the final one takes all.
         early_measurements: whether to make the log-spaced ones.
         predictions: whether to give the probabilities of the classes of all test examples in the end.
+        order: how examples are put into mini-batches, by :func:`bnrepro.data.minibatches`.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Schedule:
     _: KW_ONLY
     early_measurements: bool = True
     predictions: bool = False
+    order: Order = "reshuffled"
 
     @property
     def measured_steps(self) -> list[int]:
@@ -120,6 +122,8 @@ class Finished:
     runs: Array
     test_accuracy: Array
     """The accuracy (R,) on the whole test set, in inference mode."""
+    validation_accuracy: Array | None
+    """The accuracy (R,) on the images held out from training, likewise; None if there are none."""
     predictions: Array | None = None
     """The probabilities (R, N, K) that the classes of all test examples have, in float16, if they are asked for."""
 
@@ -196,9 +200,8 @@ def train(spec: Specification, data: Dataset) -> Iterator[Event]:
         yield Diverged(spec.schedule.steps, group.runs[~healthy])
         group.keep(healthy)
     if group.seeds:
-        yield Finished(
-            group.runs, measure.accuracy(group), measure.predictions(group) if spec.schedule.predictions else None
-        )
+        predictions = measure.predictions(group) if spec.schedule.predictions else None
+        yield Finished(group.runs, measure.accuracy(group), measure.validation_accuracy(group), predictions)
 
 
 class Engine(ABC):
@@ -210,15 +213,25 @@ class Engine(ABC):
         """Begin the streams of mini-batches, one of each seed."""
         self.spec, self.data = spec, data
         self.network = spec.networks[0]
-        self.streams = {}
+        self.streams, self._augmenting = {}, {}
+        size, order = spec.schedule.batch_size, spec.schedule.order
         for seed in spec.seeds:
-            _, batch_seed = np.random.SeedSequence(seed).spawn(2)
-            self.streams[seed] = minibatches(len(data.train_labels), spec.schedule.batch_size, batch_seed)
+            _, batch_seed, image_seed = np.random.SeedSequence(seed).spawn(3)
+            self.streams[seed] = minibatches(len(data.train_labels), size, batch_seed, order)
+            self._augmenting[seed] = np.random.default_rng(image_seed)
+
+    def draw(self, seed: int) -> tuple[IntArray, ByteArray]:
+        """Return the next mini-batch of a seed: the indices of its examples, and their images."""
+        batch = next(self.streams[seed])
+        images = self.data.train_images.take(batch, axis=0)
+        if self.data.augmentation:
+            images = augmented(images, self.data.augmentation, self._augmenting[seed])
+        return batch, images
 
     @staticmethod
     @abstractmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
-        """Refuse what the engine can't train, for images of shape ``in_shape``.
+    def check(spec: Specification, data: Dataset) -> None:
+        """Refuse what the engine can't train.
 
         Raises:
             InputError: naming it, and what is allowed.
@@ -260,13 +273,13 @@ class LockStep(Engine):
         self.one_hot = np.eye(data.classes, dtype=spec.dtype)[data.train_labels]
 
     @staticmethod
-    def check(spec: Specification, in_shape: Shape) -> None:
+    def check(spec: Specification, data: Dataset) -> None:
         """Refuse nothing."""
 
     def advance(self, group: Group, start: int, stop: int) -> Iterator[Diverged]:
         """Train step by step."""
         for step in range(start, stop):
-            drawn = {seed: next(self.streams[seed]) for seed in dict.fromkeys(group.seeds)}
+            drawn = {seed: self.draw(seed) for seed in dict.fromkeys(group.seeds)}
             diverged = self._step(group, drawn, self.spec.lr_schedule(step))
             if diverged is not None:
                 yield Diverged(step, diverged)
@@ -274,12 +287,12 @@ class LockStep(Engine):
                     return
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def _step(self, group: Group, drawn: dict[int, Array], lr_factor: float) -> Array | None:
+    def _step(self, group: Group, drawn: dict[int, tuple[IntArray, ByteArray]], lr_factor: float) -> Array | None:
         """Update all runs but those that diverge here, whose indices are returned."""
         # One seed, one mini-batch: it is converted once and broadcast along the run axis.
-        (batch, *others) = drawn.values()
-        batch = np.stack([drawn[seed] for seed in group.seeds]) if others else batch[np.newaxis]
-        x = to_float(self.data.train_images.take(batch, axis=0), self.data.scale, group.lr.dtype)
+        of_runs = [drawn[seed] for seed in group.seeds] if len(drawn) > 1 else [*drawn.values()]
+        batch, images = (np.stack(arrays) for arrays in zip(*of_runs, strict=True))
+        x = self.data.inputs(images, group.lr.dtype)
         logits, state, backward = group.network.forward(group.params, group.state, x, train=True)
         loss, dlogits = group.network.loss(logits, self.one_hot.take(batch, axis=0))
         healthy = loss <= DIVERGED_LOSS  # False for NaN
@@ -302,7 +315,7 @@ class _Probe:
 
     def __init__(self, spec: Specification, data: Dataset) -> None:
         probe = evenly(len(data.train_labels), spec.schedule.probe_examples)
-        self.x = to_float(data.train_images[None, probe], data.scale, spec.dtype)
+        self.x = data.inputs(data.train_images[None, probe], spec.dtype)
         self.targets = np.eye(data.classes, dtype=spec.dtype)[data.train_labels[None, probe]]
         self.spec, self.data = spec, data
         self.before: tuple[Array, dict[str, Array]] | None = None
@@ -356,10 +369,16 @@ class _Probe:
         left = np.isin(runs_before, runs)
         return taps if left.all() else {name: tap[left] for name, tap in taps.items()}
 
+    def validation_accuracy(self, group: Group) -> Array | None:
+        """Measure the accuracy (R,) on the images held out from training, if there are any."""
+        held_out = self.data.validated()
+        return None if held_out is None else self.accuracy(group, data=held_out)
+
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def accuracy(self, group: Group, examples: int | None = None) -> Array:
-        """Measure the test accuracy (R,)."""
-        return evaluate(group.network, group.params, self._state(group), self.data, examples, self.spec.dtype)
+    def accuracy(self, group: Group, examples: int | None = None, data: Dataset | None = None) -> Array:
+        """Measure the test accuracy (R,), on other data if given."""
+        state = self._state(group)
+        return evaluate(group.network, group.params, state, data or self.data, examples, self.spec.dtype)
 
     def _state(self, group: Group) -> Params:
         """Return the state for inference, with population statistics if the network asks for them."""

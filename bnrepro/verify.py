@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SETTINGS = ["activation", "norm", "lr", "seed"]
-OUTCOME = ["status", "test_accuracy", "diverged_at"]
+OUTCOME = ["status", "test_accuracy", "validation_accuracy", "diverged_at"]
 HARDWARE = ["machine", "simd", "blas", "blas_kernel"]
 JUDGED = ["train_loss", "gradient_norm"]
 LAST_JUDGED_STEP = 1

@@ -278,6 +278,18 @@ def _ratios(hold: Callable[[str, Estimate, float], Finding], measure: str, table
     return [hold(of, each, 1) for of, each in found.items()]
 
 
+def _near_one(tables: Tables) -> list[Finding]:
+    """Return the median singular value with batch norm, at the rates at which both networks train."""
+    found = {
+        f"{activation}, rate {lr:g}, median singular value": estimate(
+            tables["singular_values"], activation, norm, lr, "median"
+        )
+        for activation, norm, lr in groups(tables["compared"].reset_index(), CELL)
+        if norm == "batch"
+    }
+    return [analysis.within(of, each, 0.8, 1.25) for of, each in found.items()]
+
+
 BOTH_TRAIN = (
     "For each activation, at each learning rate at which both networks end at 90% or more with every seed, the ratio "
     "of {} with batch norm to without is at {} 1, over the whole of training and with its whole interval."
@@ -291,6 +303,15 @@ EXPERIMENT = Experiment(
             criterion=BOTH_TRAIN.format(DRIFT, "most"),
             findings=partial(_ratios, analysis.below, DRIFT),
             figure="shift",
+        ),
+        Claim(
+            id="3.3f",
+            section="Section 3.3",
+            sentence="Batch norm may bring the singular values of the Jacobians of layers near 1, as is conjectured.",
+            criterion="For each activation, at each learning rate at which both networks end at 90% or more with every "
+            "seed, the median singular value after training is within a factor of 1.25 of 1, with its whole interval.",
+            findings=_near_one,
+            figure="jacobian",
         ),
         Claim(
             id="+gradient_shift",

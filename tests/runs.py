@@ -38,6 +38,30 @@ def a_run(changes: Mapping[str, Any] | None = None, *overrides: str) -> RunConfi
     return RunConfig.parse(settings(changes, *overrides))
 
 
+ADDED: Mapping[str, Any] = {
+    "train.engine": "numpy",
+    "model.placement": "before",
+    "model.bias": None,
+    "dataset.inputs": "raw",
+    "dataset.train_examples": None,
+    "dataset.validation": 0,
+    "dataset.augmentation": [],
+    "train.order": "reshuffled",
+    "train.early_measurements": True,
+    "train.predictions": False,
+}
+"""The settings that have a default in their class, which leaves them out of ids; but for those of norms."""
+
+
+def without_added(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run but for those of ``ADDED``, which must be as they are there."""
+    left = copy.deepcopy(dict(settings))
+    for key, value in ADDED.items():
+        group, name = key.split(".")
+        assert left[group].pop(name) == value
+    return left
+
+
 def write_idx(folder: Path, count: int = 60, size: int = 8) -> Path:
     """Four IDX files of ``count`` images each, size × size, whose brightness tells the class; the folder is made."""
     folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from bnrepro.data import Dataset
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.layers import Array, ReLU, Sigmoid, xavier
 from bnrepro.measuring import Snapshot
-from bnrepro.network import Network, cnn, copy_tree, mlp, select_runs, stack_runs
+from bnrepro.network import Network, cnn, copy_tree, inception, mlp, select_runs, stack_runs
 from bnrepro.optim import SGD, Adagrad, Momentum, Optimizer, Params
 
 
@@ -34,6 +34,7 @@ NETWORKS = {
     "relu, batch norm, dropout": mlp([5, 4, 6], 3, xavier, ReLU, BatchNorm, 0.3),
     "cnn": cnn([2, 3], 3, 3, xavier, ReLU, None),
     "cnn, batch norm": cnn([2, 3], 3, 3, xavier, Sigmoid, BatchNorm),
+    "inception": inception(2, [[2, 1, 2, 1, 2, 1]], 3, xavier, ReLU, BatchNorm),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 each_mlp = pytest.mark.parametrize("network", list(NETWORKS.values())[:4], ids=list(NETWORKS)[:4])

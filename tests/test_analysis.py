@@ -351,6 +351,21 @@ def test_a_finding_holds_with_the_whole_interval(found: Estimate, at_least: bool
 
 
 @pytest.mark.parametrize(
+    ("found", "holds"),
+    [
+        (Estimate(1, 0.8, 1.25, 5), True),
+        (Estimate(1, 0.7, 1.2, 5), None),
+        (Estimate(1, 0.9, 1.3, 5), None),
+        (Estimate(2, 1.3, 3, 5), False),
+        (Estimate(0.5, 0.4, 0.7, 5), False),
+        (Estimate(1), None),
+    ],
+)
+def test_a_finding_within_bounds_meets_both(found: Estimate, holds: bool | None) -> None:
+    assert analysis.within("x", found, 0.8, 1.25) == analysis.Finding("x", found, holds)
+
+
+@pytest.mark.parametrize(
     ("holds", "answer"),
     [
         ([True, True], "reproduces"),

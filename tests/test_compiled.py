@@ -24,16 +24,18 @@ from test_golden import FEW, ROWS, assert_numbers, stored, words_of
 
 from bnrepro import compiled, kernels, training
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Dataset
+from bnrepro.data import Augmentation, Dataset, Inputs, fitted
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.layers import (
     Array,
     AvgPool2D,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
     Layer,
     MaxPool2D,
     Normal,
@@ -43,7 +45,7 @@ from bnrepro.layers import (
     he,
     softmax_cross_entropy,
 )
-from bnrepro.network import Network, Placement, mlp, stack_runs
+from bnrepro.network import IMAGES, Network, Placement, inception, mlp, stack_runs
 from bnrepro.optim import SGD, Adagrad, Constant, ExponentialDecay, Momentum, Optimizer, StepDecay
 from bnrepro.sweeping import train_group
 from bnrepro.training import Diverged, Event, Finished, Measurement, Schedule, Specification, train
@@ -110,11 +112,17 @@ class Case:
     measurements: int = 3
     channels: int = 1
     predictions: bool = False
+    inputs: Inputs = "raw"
+    augmentation: tuple[Augmentation, ...] = ()
     layers: tuple[Layer, ...] = ()
     """The layers of a network of images; empty for fully connected ones."""
+    branched: Network | None = None
+    """A network with branches, in place of these."""
 
     def network(self) -> Network:
         """What is trained."""
+        if self.branched:
+            return self.branched
         if not self.layers:
             parts = self.activation, self.norm, self.dropout, self.placement, self.bias
             return mlp(self.hidden, 10, Normal(0.3), *parts)
@@ -130,7 +138,8 @@ class Case:
         arrays = images.astype(np.uint8), labels, images[:70].astype(np.uint8), labels[:70]
         for array in arrays:
             array.flags.writeable = False  # like the memory maps that workers share
-        return Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1)
+        data = Dataset(*arrays, classes=10, scale=1 / 255 if self.grey else 1, augmentation=self.augmentation)
+        return fitted(data, self.inputs)
 
     def specification(self, engine: Any, dtype: str = "float32", runs: slice = slice(None)) -> Specification:
         """What is trained."""
@@ -229,8 +238,8 @@ convolutions = st.builds(
     padding=st.integers(0, 2),
     bias=st.booleans(),
 )
-pools = st.builds(MaxPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)) | st.builds(
-    AvgPool2D, size=st.integers(1, 3), stride=st.none() | st.integers(1, 3)
+pools = st.tuples(st.integers(1, 3), st.none() | st.integers(1, 3), st.integers(0, 2)).flatmap(
+    lambda given: st.sampled_from([pool(*given[:2], min(given[2], given[0] - 1)) for pool in (MaxPool2D, AvgPool2D)])
 )
 others = st.sampled_from([BatchNorm(), Sigmoid(), Tanh(), ReLU(), Dropout(0.3)])
 
@@ -253,6 +262,61 @@ def test_one_step_of_a_network_of_images_is_that_of_numpy_to_rounding(
     except ValueError:  # no pixel is left
         assume(False)
     assert_equal_to_rounding(case)
+
+
+@pytest.mark.parametrize("inputs", ["centred", "standardised"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layers", [(), (of_images(channels=5, kernel=3, padding=1), ReLU(), MaxPool2D(2))])
+def test_prepared_images_are_those_of_numpy_to_rounding(
+    inputs: Inputs, channels: int, layers: tuple[Layer, ...]
+) -> None:
+    assert_equal_to_rounding(Case(layers=layers, inputs=inputs, channels=channels, grey=True, diagnostics=()))
+
+
+@pytest.mark.parametrize("layers", [(), (of_images(channels=5, kernel=3, padding=1), ReLU(), MaxPool2D(2))])
+def test_augmented_images_are_those_of_numpy_to_rounding(layers: tuple[Layer, ...]) -> None:
+    """After several steps, so that each must have its own images and labels."""
+    case = Case(layers=layers, augmentation=("crop", "flip"), side=8, steps=5, diagnostics=())
+    assert_equal_to_rounding(case)
+    assert digest(case.events()) != digest(dataclasses.replace(case, augmentation=()).events())
+
+
+def an_inception(activation: Any, norm: Any, modules: Any = ((4, 3, 5, 2, 4, 3), (0, 4, 17, 3, 4, 0))) -> Network:
+    return inception(5, modules, 10, Normal(0.3), activation, norm, dropout=0.2)
+
+
+DENSE = {name: Dense(4 + i, Normal(0.3)) for i, name in enumerate("abcd")} | {"logits": Dense(10, Normal(0.3))}
+BRANCHED = {
+    "inception": an_inception(ReLU, BatchNorm),
+    "modules alone that halve": an_inception(Sigmoid, BatchNorm, ((0, 1, 2, 3, 4, 0), (0, 16, 17, 1, 1, 0))),
+    "without norm": an_inception(Tanh, None),
+    "one output taken by all": Network(
+        {"flatten": Flatten(), **DENSE, "joined": Concatenate(), "end": Dense(10, Normal(0.3))},
+        dict.fromkeys("bcd", ("a",)) | {"logits": ("d",), "joined": ("a", "logits", "c", "b", "a")},
+    ),
+    "images taken by two": Network(
+        {
+            "one": of_images(channels=3, kernel=3, padding=1), "pool": MaxPool2D(3, 1, padding=1),
+            "two": of_images(channels=5, kernel=3, padding=1), "joined": Concatenate(), "average": GlobalAvgPool2D(),
+            "end": Dense(10, Normal(0.3)),
+        },
+        {"pool": (IMAGES,), "two": (IMAGES,), "joined": ("one", "pool", "two")},
+    ),
+    "one nonlinearity behind another": Network({
+        "conv": of_images(channels=3, kernel=3), "one": Sigmoid(), "two": Tanh(), "average": GlobalAvgPool2D(),
+        "end": Dense(10, Normal(0.3)),
+    }),
+    "a mean of images": Network(
+        {"average": GlobalAvgPool2D(), "dropout": Dropout(0.3), "end": Dense(10, Normal(0.3))}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BRANCHED)
+@pytest.mark.parametrize("optimizer", [PLAIN, Momentum(weight_decay=0.05, momentum=0.9)])
+def test_one_step_of_a_network_with_branches_is_that_of_numpy_to_rounding(name: str, optimizer: Optimizer) -> None:
+    case = Case(branched=BRANCHED[name], channels=3, grey=True, optimizer=optimizer, side=8)
+    assert_equal_to_rounding(dataclasses.replace(case, diagnostics=("percentiles", "gradients")))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
@@ -295,6 +359,8 @@ CASES = {
         seeds=(0, 0, 1, 1),
     ),
     "wide": Case(norm=BatchNorm, hidden=(130, 300), batch=60, side=28, density=0.13, steps=3),
+    "standardised": Case(grey=True, steps=20, inputs="standardised"),
+    "augmented": Case(steps=20, augmentation=("crop", "flip"), side=8, seeds=(0, 0)),
     "images": Case(
         layers=(
             of_images(channels=16, kernel=3, padding=1, bias=False), BatchNorm(), ReLU(), MaxPool2D(2),
@@ -309,6 +375,13 @@ CASES = {
         ),
         grey=True, side=9, steps=5, diagnostics=("percentiles", "gradients"),
         optimizer=Momentum(weight_decay=0.01, momentum=0.9),
+    ),
+    "inception": Case(
+        branched=BRANCHED["inception"], grey=True, channels=3, side=9, steps=5,
+        optimizer=Momentum(weight_decay=0.01, momentum=0.9), diagnostics=("percentiles", "gradients"),
+    ),
+    "inception without norm": Case(
+        branched=BRANCHED["without norm"], side=9, steps=5, diagnostics=("percentiles", "gradients"),
     ),
 }  # fmt: skip
 GOLDEN = json.loads((PROGRAMS / "compiled_digests.json").read_text("utf-8"))
@@ -469,12 +542,22 @@ class MyDense(Dense):
             {"networks": [Network({"conv": Conv2D(3, 3, he), "flatten": Flatten(), "norm": BatchNorm()})]},
             "takes no BatchNorm of images that are flattened",
         ),
+        ({}, "dataset.inputs=whitened: must be raw, centred or standardised with train.engine=compiled"),
+        (
+            {
+                "networks": [
+                    Network({"a": Flatten(), "b": Dense(3, he), "c": ReLU(), "d": Concatenate()}, {"d": ("b", "c")})
+                ]
+            },
+            "takes no ReLU of an output that other layers take, too",
+        ),
     ],
 )
 def test_what_it_does_not_take_is_refused(change: dict[str, Any], words: str) -> None:
-    spec = dataclasses.replace(Case(rates=(1,), seeds=(0,)).specification("compiled"), **change)
+    case = Case(rates=(1,), seeds=(0,), inputs="raw" if change else "whitened")
+    spec = dataclasses.replace(case.specification("compiled"), **change)
     with pytest.raises(InputError, match=words):
-        training.engine_of(spec).check(spec, (1, 6, 7))
+        training.engine_of(spec).check(spec, case.data())
 
 
 @pytest.fixture

@@ -48,10 +48,10 @@ def test_short_commands_are_completed(given: str, meant: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["dataset=foo"], "dataset=foo: must be one of digits, fashion_mnist, mnist"),
-        (["dataset=null"], "dataset=null: must be one of digits, fashion_mnist, mnist"),
-        (["seed=1", "dataset=3"], "dataset=3: must be one of digits, fashion_mnist, mnist"),
-        (["~dataset=3"], "~dataset=3: must be one of digits, fashion_mnist, mnist"),
+        (["dataset=foo"], "dataset=foo: must be one of cifar10, digits, fashion_mnist, mnist"),
+        (["dataset=null"], "dataset=null: must be one of cifar10, digits, fashion_mnist, mnist"),
+        (["seed=1", "dataset=3"], "dataset=3: must be one of cifar10, digits, fashion_mnist, mnist"),
+        (["~dataset=3"], "~dataset=3: must be one of cifar10, digits, fashion_mnist, mnist"),
         (["model.foo=1"], "model.foo=1: no such key; known are name, hidden, activation, norm, "),
         (["seed=1", "model.foo=1", "model.init.foo=2"], "model.foo=1: no such key; known are name, hidden, "),
         (["train.steps=1", "train.step=2"], "train.step=2: no such key; known are steps, "),
@@ -139,7 +139,7 @@ def test_jobs_of_multirun_are_not_too_many_to_hold(overrides: list[str], refused
 
 
 def test_options_are_those_of_a_group() -> None:
-    assert options("dataset") == ["digits", "fashion_mnist", "mnist"]
+    assert options("dataset") == ["cifar10", "digits", "fashion_mnist", "mnist"]
     assert options("train") == []
 
 

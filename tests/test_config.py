@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import TINY, a_run, settings
+from runs import TINY, a_run, settings, without_added
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, Inline, Local, RunConfig, Settings, declared_settings, validated
-from bnrepro.datasets import PUBLISHED
+from bnrepro.datasets import PUBLISHED, Digits
 from bnrepro.errors import InputError
 from bnrepro.layers import Normal, he, xavier
 from bnrepro.provenance import code_digest
@@ -58,12 +58,12 @@ NAMES = "must be one of {}, or an import path like package.module.Class"
         ("optimizer.momentum", 0.9, "no such key"),
         ("optimizer", 3, "must be a group of settings with a name"),
         ("dataset", "digits", "must be a group of settings with a name"),
-        ("dataset.name", "cifar", NAMES.format("digits, mnist, fashion_mnist")),
-        ("dataset.name", [1], NAMES.format("digits, mnist, fashion_mnist")),
+        ("dataset.name", "cifar", NAMES.format("digits, mnist, fashion_mnist, cifar10")),
+        ("dataset.name", [1], NAMES.format("digits, mnist, fashion_mnist, cifar10")),
         ("dataset.binarize", "maybe", "must be a valid boolean"),
         ("dataset.root", "here", "no such key; known are binarize"),
         ("model", {}, "must be a group of settings with a name"),
-        ("model.name", "vgg", NAMES.format("mlp, cnn")),
+        ("model.name", "vgg", NAMES.format("mlp, cnn, inception")),
         ("model.hidden", [], "must have at least 1 item"),
         ("model.hidden", 100, "must be a valid list"),
         ("model.activation", "elu", NAMES.format("sigmoid, relu, tanh")),
@@ -115,7 +115,8 @@ INTEGERS = [found.key for found in declared_settings() if found.kind in (int, li
 @pytest.mark.parametrize("key", INTEGERS)
 def test_no_integer_is_larger_than_a_store_can_hold(key: str) -> None:
     """SQLite's integers have 64 bits; found out after training, all of it would be lost."""
-    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "lr_schedule.every": "lr_schedule=step"}
+    groups = {"model.channels": "model=cnn", "model.kernel": "model=cnn", "model.stem": "model=inception"}
+    groups["lr_schedule.every"] = "lr_schedule=step"
     large = 2**63 + 1
     value = f"[8,{large}]" if key in ("model.hidden", "model.channels") else large
     with pytest.raises(InputError) as error:
@@ -186,6 +187,11 @@ def test_batch_norm_needs_two_examples(norm: str) -> None:
 LEAVES: dict[str, Any] = {
     "dataset.name": "mnist",
     "dataset.binarize": True,
+    "dataset.inputs": "centred",
+    "dataset.train_examples": 300,
+    "dataset.validation": 30,
+    "dataset.augmentation": ["flip"],
+    "train.order": "fixed",
     "model.name": "bnrepro.recipe.MLP",
     "model.hidden": [8, 8],
     "model.activation": "relu",
@@ -255,6 +261,7 @@ def test_a_group_is_runs_that_differ_in_rate_seed_and_initial_weights_only(key: 
         ({"model.init.scheme": "he", "model.init.std": 0.1}, {"model.init.scheme": "he", "model.init.std": None}),
         ({"model.init.scheme": "xavier", "model.init.std": 0.1}, {"model.init.scheme": "xavier", "model.init.std": 9}),
         ({"dataset.binarize": True}, {"dataset.binarize": "true"}),
+        ({"dataset.augmentation": ["flip", "crop", "flip"]}, {"dataset.augmentation": ["crop", "flip"]}),
         ({"diagnostics": ["units", "drift", "units"]}, {"diagnostics": ["drift", "units"]}),
         ({}, {"model.norm_options": {"eps": 1e-3}}),  # there is no norm to have options
         ({}, {"model.placement": "after"}),  # or to be placed
@@ -341,10 +348,8 @@ def test_ids_are_stable() -> None:
         "seed": 0,
     }
     run = RunConfig.parse(settled)
-    found = run.to_dict()
-    assert (found["train"].pop("early_measurements"), found["train"].pop("predictions")) == (True, False)  # came later
-    assert found == settled
-    assert run.run_id == "e4a96ca629f232e2"
+    assert run.to_dict().keys() == settled.keys()
+    assert run.run_id == "e4a96ca629f232e2"  # settings added since stand at their default
 
 
 # Names and import paths
@@ -452,7 +457,7 @@ def test_classes_by_import_path(mine: None) -> None:
         "weight_decay": 0.0,
         "decay": 1.0,
     }
-    assert vars(run.dataset.value) == {"binarize": False, "count": 5}
+    assert vars(run.dataset.value) == vars(Digits(binarize=False)) | {"count": 5}
     params, _ = network.init(np.random.default_rng(0), (1, 8, 8))
     assert np.all(params["dense1"]["W"] == 1e-3)
     for key, value in [("model.norm_options", {"shift": "x"}), ("optimizer.decay", "x"), ("dataset.count", "x")]:
@@ -544,6 +549,15 @@ def test_a_convolutional_network_may_train_on_one_example_but_a_dense_one_not_wi
     [
         (["model=cnn", "model.kernel=2"], "model.kernel=2: must be odd, so that images keep their size"),
         (["model=cnn", "model.channels=[]"], "model.channels=[]: must "),
+        *(
+            (
+                ["model=inception", f"model.modules={given}"],
+                f"model.modules={given}: must be lists of six widths above 0",
+            )
+            for given in ("[[1, 1, 1, 1, 1]]", "[[1, 1, 1, 1, 1, 0]]", "[[0, 1, 1, 1, 1, 1]]", "[[1, 1, 0, 1, 1, 1]]")
+        ),
+        (["model=inception", "model.modules=[]"], "model.modules=[]: must "),
+        (["model=inception", "model.modules=[[1, 1, -1, 1, 1, 1]]"], "model.modules.0.2=-1: must be greater"),
         (
             ["dataset=mnist", "dataset.sha256=foo"],
             "dataset.sha256=foo: must be a valid list or be 'published', or null",
@@ -643,16 +657,9 @@ def sha256(settings: dict[str, Any]) -> str:
 
 def test_the_id_of_a_run_is_the_digest_of_its_settings_but_for_those_at_the_default_of_their_class() -> None:
     for run in (a_run(), a_cnn("model.norm=none", "optimizer=momentum", "optimizer.lr=1e-3")):
-        settings = run.to_dict()
-        for name, usual in {"engine": "numpy", "early_measurements": True, "predictions": False}.items():
-            assert settings["train"].pop(name) == usual
-        assert (settings["model"].pop("placement"), settings["model"].pop("bias")) == ("before", None)
-        assert run.run_id == sha256(settings)
+        assert run.run_id == sha256(without_added(run.to_dict()))
     run = a_run(BATCH | {"model.norm_options": {"eps": 1e-3, "momentum": 0.9}})
-    settings = run.to_dict()
+    settings = without_added(run.to_dict())
     assert settings["model"]["norm_options"] == {"eps": 1e-3, "momentum": 0.9, "inference": "ema"}
-    for name in ("engine", "early_measurements", "predictions"):
-        del settings["train"][name]
-    del settings["model"]["placement"], settings["model"]["bias"]
     settings["model"]["norm_options"] = {"eps": 1e-3}
     assert run.run_id == sha256(settings)

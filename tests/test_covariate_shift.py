@@ -277,6 +277,22 @@ def test_some_runs_tell_nothing(results: Results) -> None:
     assert judge(findings_of(EXPERIMENT, EXPERIMENT.analyse(results), *CLAIMS)) == "can't be told from these runs"
 
 
+@pytest.mark.parametrize(("median", "holds"), [([0.9, 0.92, 0.91], True), ([0.3, 0.31, 0.3], False), ([0.9], None)])
+def test_the_conjecture_is_of_the_median_singular_value_where_both_train(
+    median: list[float], holds: bool | None
+) -> None:
+    runs, layers = [], []
+    for seed, value in enumerate(median):
+        for norm, of_norm in (("none", 1.0), ("batch", value)):
+            runs.append(a_run(f"{norm}{seed}", norm=norm, seed=seed))
+            layers += layer(f"{norm}{seed}", 2, jacobian_median=of_norm, drift_wasserstein=1.0)
+    runs.append(a_run("alone", norm="batch", lr=1.6))  # no plain network of its rate
+    layers += layer("alone", 2, jacobian_median=1.0, drift_wasserstein=1.0)
+    (finding,) = findings_of(EXPERIMENT, EXPERIMENT.analyse(results_of(runs, layers)), "3.3f")
+    assert finding.of == "sigmoid, rate 0.1, median singular value"
+    assert finding.holds is holds
+
+
 # Figures
 
 

@@ -3,13 +3,15 @@
 import gzip
 import hashlib
 import importlib
+import io
 import logging
 import re
 import socket
+import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,10 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+import bnrepro.datasets
 from bnrepro.composition import compose
 from bnrepro.config import RUN_KEYS, RunConfig
 from bnrepro.data import Dataset
-from bnrepro.datasets import DATASETS, IDX, IDX_FILES, PUBLISHED, Digits
+from bnrepro.datasets import CIFAR10, CIFAR10_FILES, DATASETS, IDX, IDX_FILES, PUBLISHED, Digits, Files, Images
 from bnrepro.errors import InputError
 from bnrepro.settings import Choice
 from bnrepro.sweeping import train_group
@@ -492,6 +495,221 @@ def test_cache_is_read_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     assert message.count("Permission denied") == 1
 
 
+# CIFAR-10
+
+
+def records(count: int, seed: int = 0) -> bytes:
+    """Return so many examples, of the ten classes in turn, as a file of CIFAR-10 has them."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3072), np.uint8)
+    return np.insert(pixels, 0, np.arange(count) % 10, axis=1).tobytes()
+
+
+SIX = {file: records(20 if "test" in file else 10, seed) for seed, file in enumerate(CIFAR10_FILES)}
+
+
+def archive(files: dict[str, bytes], folder: str = "cifar-10-batches-bin/", kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a tar.gz of ``files``, all of this kind."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+        for file, content in files.items():
+            member = tarfile.TarInfo(f"{folder}{file}")
+            member.size, member.type = len(content) if kind == tarfile.REGTYPE else 0, kind
+            member.linkname = "/etc/passwd"
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def photos(root: Path | str | None, **changes: Any) -> CIFAR10:
+    """Return CIFAR-10 at ``root``, with nothing else to it but ``changes``."""
+    fields: dict[str, Any] = {"name": "cifar10", "binarize": False, "mirrors": [], "verify": False}
+    return CIFAR10(root=None if root is None else str(root), **fields | changes)
+
+
+LAYOUTS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "files": lambda: SIX,
+    "folder": lambda: {f"cifar-10-batches-bin/{file}": content for file, content in SIX.items()},
+    "archive": lambda: {"cifar-10-binary.tar.gz": archive(SIX | {"batches.meta.txt": b"airplane"})},
+    "flat archive": lambda: {"cifar-10-binary.tar.gz": archive(SIX, "./")},
+    "files win": lambda: SIX | {"cifar-10-binary.tar.gz": b"not even gzip"},
+}
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the six small files be the published ones, and their archive the published archive."""
+    monkeypatch.setattr(bnrepro.datasets, "CIFAR10_RECORDS", 10)
+    monkeypatch.setattr(bnrepro.datasets, "CIFAR10_FILES", CIFAR10_FILES)
+    pixels = [np.frombuffer(SIX[file], np.uint8).reshape(-1, 3073)[:, 1:].reshape(-1, 3, 1024) for file in SIX]
+    sums = [part.sum(axis=(0, 2), dtype=int).tolist() for part in (np.concatenate(pixels[:5]), pixels[5][:10])]
+    monkeypatch.setattr(bnrepro.datasets, "CIFAR10_SUMS", sums)
+    packed = archive(SIX_PUBLISHED)
+    monkeypatch.setattr(bnrepro.datasets, "CIFAR10_MD5", hashlib.md5(packed, usedforsecurity=False).hexdigest())
+
+
+SIX_PUBLISHED = SIX | {"test_batch.bin": SIX["test_batch.bin"][: 10 * 3073]}
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write files, some of them in folders of their own."""
+    for file, content in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cifar10_holds_what_was_written(tmp_path: Path, layout: str) -> None:
+    """A record is a label, then three planes, rows first; the files follow each other."""
+    data = photos(fill(tmp_path, LAYOUTS[layout]())).load()
+    third = np.frombuffer(SIX["data_batch_3.bin"], np.uint8).reshape(10, 3073)
+    np.testing.assert_array_equal(data.train_images[24, 1, 2], third[4, 1 + 1024 + 64 :][:32])
+    np.testing.assert_array_equal(data.train_labels, [*range(10)] * 5)
+    np.testing.assert_array_equal(data.test_labels, [*range(10)] * 2)
+    assert (data.image_shape, data.classes, data.scale, len(data.test_images)) == ((3, 32, 32), 10, 1 / 255, 20)
+    assert all(array.flags.c_contiguous for array in (data.train_images, data.train_labels, data.test_images))
+
+
+BAD_SIX = {
+    "short": ({"data_batch_2.bin": records(10)[:-1]}, "data_batch_2.bin: 30729 bytes, where every example has 3073"),
+    "empty": ({"test_batch.bin": b""}, "test_batch.bin: 0 bytes, where every example has 3073"),
+    "label": ({"data_batch_5.bin": b"\x0a" + records(1)[1:]}, "label 10 in data_batch_5.bin, where labels are 0 to 9"),
+    "missing": ({"data_batch_4.bin": None}, "no (file )?data_batch_4.bin (there|in it)"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("files", "problem"), BAD_SIX.values(), ids=BAD_SIX)
+def test_bad_files_of_cifar10(tmp_path: Path, files: dict[str, bytes | None], problem: str, packed: bool) -> None:
+    left = {file: content for file, content in (SIX | files).items() if content is not None}
+    the_set = photos(fill(tmp_path, {"cifar-10-binary.tar.gz": archive(left)} if packed else left))
+    message = error_of(the_set.load)
+    assert re.search(problem, message)
+    assert message.endswith("; it needs cifar-10-binary.tar.gz, or the six .bin files in it")
+
+
+BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "not gzip": (lambda: b"spoilt", "Not a gzipped file"),
+    "cut": (lambda: archive(SIX)[:-40_000], "ended before the end-of-stream marker|unexpected end of data"),
+    "links": (lambda: archive(SIX, kind=tarfile.SYMTYPE), "data_batch_1.bin in it is no file of up to"),
+    "folders": (lambda: archive(SIX, kind=tarfile.DIRTYPE), "data_batch_1.bin in it is no file of up to"),
+    "elsewhere": (lambda: archive(SIX, "../../"), "no data_batch_1.bin in it"),
+    "absolute": (lambda: archive(SIX, "/tmp/"), "no data_batch_1.bin in it"),
+}
+
+
+@pytest.mark.parametrize(("packed", "problem"), BAD_ARCHIVES.values(), ids=BAD_ARCHIVES)
+def test_bad_archives(tmp_path: Path, packed: Callable[[], bytes], problem: str) -> None:
+    """What an archive names is looked at in memory, and goes to no place of its choice."""
+    fill(tmp_path, {"in/cifar-10-binary.tar.gz": packed()})
+    assert re.search(f"cifar-10-binary.tar.gz: .*({problem})", error_of(photos(tmp_path / "in").load))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["cifar-10-binary.tar.gz"]
+
+
+def test_a_member_that_is_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrepro.datasets, "_LARGEST", 3073 * 10)
+    root = fill(tmp_path, {"cifar-10-binary.tar.gz": archive(SIX)})
+    assert "test_batch.bin in it is no file of up to 30730 bytes" in error_of(photos(root).load)
+
+
+@pytest.mark.parametrize("files", [{}, {"cifar-10-python.tar.gz": b""}], ids=["nothing", "pickles"])
+def test_no_file_of_cifar10(tmp_path: Path, files: dict[str, bytes]) -> None:
+    message = error_of(photos(fill(tmp_path, files)).load)
+    assert "neither cifar-10-binary.tar.gz nor data_batch_1.bin there" in message
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("packed", [False, True])
+def test_published_images_are_verified_and_make_the_run_of_the_published_set(tmp_path: Path, packed: bool) -> None:
+    """Not verified, they are still found to be the published ones."""
+    root = fill(tmp_path, {"cifar-10-binary.tar.gz": archive(SIX_PUBLISHED)} if packed else SIX_PUBLISHED)
+    photos(root, verify=True).load()
+    usual = Choice("cifar10", photos(None, verify=True).pinned())
+    assert Choice("cifar10", photos(root).pinned()) == Choice("cifar10", photos(root, verify=True).pinned()) == usual
+    assert "sha256" not in usual.identity
+
+
+OTHERS = {
+    "a file more": ({"test_batch.bin": SIX["test_batch.bin"]}, "20 test images, not 10"),
+    "classes": ({"data_batch_1.bin": bytes([1]) + SIX["data_batch_1.bin"][1:]}, "training images of the classes"),
+    "pixels": ({"data_batch_1.bin": SIX["data_batch_1.bin"][:-1] + b"\0"}, "pixels of the training images add up to"),
+    "test pixels": ({"test_batch.bin": SIX_PUBLISHED["test_batch.bin"][:-1] + b"\0"}, "pixels of the test images add"),
+}
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(("files", "problem"), OTHERS.values(), ids=OTHERS)
+def test_other_images_are_refused_or_told_apart_by_their_digests(
+    tmp_path: Path, files: dict[str, bytes], problem: str
+) -> None:
+    others = SIX_PUBLISHED | files
+    root = fill(tmp_path / "files", others)
+    message = error_of(photos(root, verify=True).load)
+    assert re.search(rf"not the published images \(.*{problem}.*\); dataset.verify=false takes them; it needs", message)
+    found = photos(root).pinned()
+    assert found.sha256 == [hashlib.sha256(others[file]).hexdigest() for file in CIFAR10_FILES]
+    found.load()
+    assert found == photos(root, sha256=[digest.upper() for digest in found.sha256]).pinned()
+    packed = fill(tmp_path / "packed", {"cifar-10-binary.tar.gz": archive(others)})
+    assert Choice("cifar10", photos(packed).pinned()) == Choice("cifar10", found)
+    assert "MD5 is" in error_of(photos(packed, verify=True).load)
+    fill(root, SIX_PUBLISHED)
+    assert "as in dataset.sha256" in error_of(found.load)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"sha256": ["0"]}, "dataset.sha256: 1 digests; it takes null or one for each of 6 files"),
+        ({"sha256": ["0"] * 6, "verify": True}, "dataset.sha256: needs dataset.verify=false"),
+    ],
+)
+def test_digests_that_cifar10_does_not_take(changes: dict[str, Any], problem: str) -> None:
+    assert error_of(photos("anywhere", **changes).pinned).startswith(problem)
+
+
+@pytest.mark.usefixtures("published")
+def test_cifar10_is_downloaded_once_and_says_how_long_it_takes(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(server.folder, {"cifar-10-binary.tar.gz": archive(SIX_PUBLISHED)})
+    the_set = photos(None, mirrors=[server.url], verify=True)
+    assert_equal(the_set.load(), the_set.load())
+    assert server.requests == ["/cifar-10-binary.tar.gz"]
+    told = capsys.readouterr().err
+    assert told.startswith("downloading cifar-10-binary.tar.gz, 170 MB, into ")
+    assert told.endswith("cifar10; its server may take 40 minutes\n")
+    fill(server.folder, {"cifar-10-binary.tar.gz": archive(SIX)})
+    (tmp_path / "cache" / "bnrepro" / "cifar10" / "cifar-10-binary.tar.gz").unlink()
+    assert "MD5 hash" in error_of(the_set.load)
+
+
+@given(file=st.sampled_from(CIFAR10_FILES), packed=st.booleans(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_damage_to_cifar10_is_read_or_one_line(file: str, packed: bool, data: st.DataObject) -> None:
+    """Bytes overwritten in a file or in the archive of all, and a cut."""
+    files = SMALL_PACKED if packed else SMALL
+    name = next(iter(files)) if packed else file
+    damaged = bytearray(files[name])
+    for start, written in data.draw(
+        st.lists(st.tuples(st.integers(0, len(damaged)), st.binary(max_size=9)), max_size=4)
+    ):
+        damaged[start : start + len(written)] = written
+    damaged = damaged[: data.draw(st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))), "size")]
+    with tempfile.TemporaryDirectory() as root:
+        the_set = photos(fill(Path(root), files | {name: bytes(damaged)}))
+        try:
+            assert the_set.pinned().load().image_shape == (3, 32, 32)
+        except InputError as error:
+            refused = str(error)
+        else:
+            refused = ""
+        assert re.fullmatch(rf"(dataset\.root={root}: .*; it needs cifar-10-binary[^\n]*)?", refused)
+
+
+SMALL = {file: records(1) for file in CIFAR10_FILES}
+SMALL_PACKED = {"cifar-10-binary.tar.gz": archive(SMALL)}
+
+
 # Digits
 
 
@@ -533,12 +751,15 @@ def test_yaml_makes_a_data_set(name: str) -> None:
     assert values["name"] == name
     assert values["binarize"] is False
     if DATASETS.entries[name] is Digits:
-        assert values.keys() == {"name", "binarize"}
+        assert values.keys() == {"name", *(field.name for field in fields(Images))}
         return
-    the_set = IDX(**{str(key): value for key, value in values.items()})
+    the_set = DATASETS.entries[name](**{str(key): value for key, value in values.items()})
+    assert isinstance(the_set, Files)
     assert the_set.root is None
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in the_set.mirrors)
     assert the_set.pinned() == the_set
+    if not isinstance(the_set, IDX):
+        return
     assert the_set.sha256_gz
     published = {*PUBLISHED[name], *the_set.sha256_gz}
     assert len(published) == 8

@@ -79,7 +79,13 @@ every_part = pytest.mark.parametrize("part", PARTS)
 
 
 def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*SWEEPS, "wrong_layers", "norms", "rules"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {
+        *SWEEPS,
+        "wrong_layers",
+        "norms",
+        "rules",
+        "scale_invariance",
+    }
 
 
 @every_experiment

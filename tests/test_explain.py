@@ -76,14 +76,14 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     # unknown names
     ("model.activation=elu", f"model.activation=elu: {NAMES.format('sigmoid, relu, tanh')}", nothing),
     ("model.norm=layer", f"model.norm=layer: {NAMES.format('none, batch')}", nothing),
-    ("dataset=cifar", "dataset=cifar: must be one of digits, fashion_mnist, mnist", nothing),
+    ("dataset=cifar", "dataset=cifar: must be one of cifar10, digits, fashion_mnist, mnist", nothing),
     ("+sweep=foo", "sweep=foo: must be one of batch_size, covariate_shift, figure1, ", nothing),
     ("optimizer=foo", "optimizer=foo: must be one of adagrad, momentum, sgd", nothing),
-    ("model=foo", "model=foo: must be one of cnn, mlp", nothing),
+    ("model=foo", "model=foo: must be one of cnn, inception, mlp", nothing),
     ("compute=foo", "compute=foo: must be one of dask, inline, local", nothing),
-    ("--multirun dataset=digits,foo", "dataset=foo: must be one of digits, fashion_mnist, mnist", nothing),
+    ("--multirun dataset=digits,foo", "dataset=foo: must be one of cifar10, digits, fashion_mnist, mnist", nothing),
     ("model.init.scheme=foo", f"model.init.scheme=foo: {NAMES.format('normal, xavier, he')}", nothing),
-    ("dataset=null", "dataset=null: must be one of digits, fashion_mnist, mnist", nothing),
+    ("dataset=null", "dataset=null: must be one of cifar10, digits, fashion_mnist, mnist", nothing),
     # unknown keys
     ("+sweep sweep.grid={}", r"sweep.grid=\{\}: must list values for at least one setting", nothing),
     ("+sweep sweep.grid.model={}", r"sweep.grid.model=\{\}: must list values for at least one setting", nothing),

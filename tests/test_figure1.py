@@ -322,6 +322,32 @@ def test_drift_is_the_mean_over_seeds_of_the_setting_that_was_measured_most_and_
     assert only["inputs"].index.unique("setting")[0] == "std 0.1, learning rate 0.1, seed 0, diverged"
 
 
+def test_with_batch_norm_the_median_unit_is_calmer_by_a_ratio_of_pairs() -> None:
+    calm = {1: {0: 0.0, 10: 2.0}, 2: {0: 0.0, 10: 2.0}}
+    wild = {1: {0: 0.0, 10: 3.0, 20: -1.0}, 2: {0: 0.0, 10: 4.0, 20: -1.0}, 3: {0: 0.0, 10: 9.0, 20: -1.0}}
+    runs = [a_run("none", PAPER, wild, seed=seed) for seed in (0, 1, 2)]
+    runs += [a_run("batch", PAPER, calm, seed=seed) for seed in (0, 1, 3)]
+    changes, extent = findings_of(figure1, analysed(*runs), "4.1b")
+    assert changes.of == "changes of the median, with batch norm over without"
+    assert changes.estimate == pytest.approx((2 / 9, 2 / 9, 2 / 9, 2, 0))  # of the unit in the middle: 4 + 5
+    assert extent.estimate.value == pytest.approx(2 / 5)
+    assert (changes.holds, extent.holds) == (True, True)
+    assert findings_of(figure1, analysed(*runs[:3]), "4.1b") == []
+
+
+def test_tuning_is_the_share_of_common_settings_that_train() -> None:
+    def trained(norm: str, finals: list[float], seed: int) -> list[dict[str, Any]]:
+        return [a_run(norm, {0: 0.1}, seed=seed, lr=lr, test_accuracy=a) for lr, a in enumerate(finals, start=1)]
+
+    runs = [*trained("none", [0.95, 0.5, 0.89, 0.9], 0), *trained("batch", [0.95, 0.95, 0.95], 0)]
+    runs += [*trained("none", [0.95, 0.95, 0.2], 1), *trained("batch", [0.95, 0.95, 0.1], 1)]
+    tables = analysed(*runs)
+    assert rows(tables["tuning"], "none")["value"].to_dict() == pytest.approx({"share of settings that train": 1 / 2})
+    (gain,) = findings_of(figure1, tables, "I3")
+    assert gain.estimate.value == pytest.approx((2 / 3 + 0) / 2)
+    assert gain.holds is None
+
+
 def test_the_papers_own_drift_is_beside_ours() -> None:
     drift = analysed(a_run("none", off_by("none", 0), FLAT), a_run("batch", PAPER, FLAT))["drift"]
     paper = {norm: rows(drift, norm, "the paper's", "not stated")["value"].round(2).to_dict() for norm in NORMS}

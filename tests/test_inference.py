@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bnrepro.data import minibatches
 from bnrepro.inference import CORRUPTIONS, layer_by_layer, with_inference, without_correction
 from bnrepro.layers import Array, Dropout, Sigmoid, xavier
 from bnrepro.measuring import Snapshot
-from bnrepro.network import Network, mlp
+from bnrepro.network import IMAGES, Network, mlp
 from bnrepro.optim import Params
 
 
@@ -48,8 +49,11 @@ def flattened(x: Array) -> Array:
 
 def slow_population(s: Snapshot, batches: list[Array], ddof: int, *, one_by_one: bool = False) -> Params:
     """Statistics from mini-batches that each layer passes on normalised by themselves, or by the statistics found."""
-    found = dict(s.state)
+    found, outputs = dict(s.state), {IMAGES: batches}
     for name, layer in s.network.layers.items():
+        sources = s.network.inputs[name]
+        several: Any = [*zip(*(outputs[each] for each in sources), strict=True)]
+        batches = outputs[sources[0]] if len(sources) == 1 else several
         states = [s.state[name]] * len(batches)
         if isinstance(layer, BatchNorm):
             rows = [flattened(x) for x in batches]
@@ -60,7 +64,7 @@ def slow_population(s: Snapshot, batches: list[Array], ddof: int, *, one_by_one:
         elif isinstance(layer, Dropout):  # whose masks differ
             states = [of | {"drawn": of["drawn"] + i} for i, of in enumerate(states)]
         passed = zip(batches, states, strict=True)
-        batches = [layer.forward(s.params[name], of, x, train=not one_by_one)[0] for x, of in passed]
+        outputs[name] = [layer.forward(s.params[name], of, x, train=not one_by_one)[0] for x, of in passed]
     return found
 
 

@@ -25,10 +25,12 @@ from bnrepro.layers import (
     Arrays,
     AvgPool2D,
     Backward,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
     Initializer,
     Layer,
     MaxPool2D,
@@ -66,6 +68,27 @@ class Row:
     """The share of features that are 0 in the whole mini-batch of a run."""
 
 
+@dataclass(frozen=True)
+class OfParts(Layer):
+    """A layer of several inputs, here the first channel or feature and the others, in the other order."""
+
+    of: Layer
+
+    def init(self, rng: np.random.Generator, in_shape: Any) -> tuple[Arrays, Arrays, Shape]:
+        channels, *image = in_shape
+        return self.of.init(rng, ((channels - 1, *image), (1, *image)))  # type: ignore[arg-type]
+
+    def forward(self, params: Arrays, state: Arrays, x: Array, *, train: bool) -> tuple[Array, Arrays, Backward]:
+        parts: Any = x[:, :, 1:], x[:, :, :1]
+        y, state, backward = self.of.forward(params, state, parts, train=train)
+
+        def joined(dy: Array, *, need_dx: bool = True) -> tuple[Array, Arrays]:
+            (others, first), grads = backward(dy, need_dx=need_dx)
+            return np.concatenate([first, others], axis=2), grads
+
+        return y, state, joined
+
+
 LAYERS = {
     "dense": Row(Dense(4, he), (3,)),
     "dense without bias": Row(Dense(4, he, bias=False), (3,)),
@@ -95,6 +118,12 @@ LAYERS = {
     "max pooling, stride > size": Row(MaxPool2D(2, 3), (1, 6, 7)),
     "average pooling": Row(AvgPool2D(2), (2, 5, 4)),
     "average pooling, overlapping": Row(AvgPool2D(3, 1), (1, 4, 5)),
+    "max pooling, padded": Row(MaxPool2D(3, 2, padding=1), (2, 4, 5)),
+    "average pooling, padded": Row(AvgPool2D(3, 1, padding=1), (2, 3, 4)),
+    "average pooling, padded, strided": Row(AvgPool2D(3, 2, padding=2), (1, 2, 5)),
+    "global average pooling": Row(GlobalAvgPool2D(), (2, 3, 4)),
+    "concatenation": Row(OfParts(Concatenate()), (4,)),
+    "concatenation of images": Row(OfParts(Concatenate()), (3, 2, 3)),
     "batch norm": Row(BatchNorm(), (3,)),
     "batch norm of images": Row(BatchNorm(), (2, 3, 2)),
     "batch norm with the test batch's statistics": Row(BatchNorm(inference="batch"), (3,)),
@@ -181,7 +210,7 @@ def test_every_layer_of_the_package_is_in_the_table() -> None:
         for _, cls in inspect.getmembers(module, inspect.isclass)
         if cls.__module__ == module.__name__ and Layer in cls.__mro__ and not inspect.isabstract(cls)
     }
-    assert classes == {type(row.layer) for row in LAYERS.values()}
+    assert classes == {type(getattr(row.layer, "of", row.layer)) for row in LAYERS.values()}
 
 
 @each_layer
@@ -619,17 +648,31 @@ def test_of_equal_pixels_the_first_takes_the_gradient_of_max_pooling() -> None:
 
 
 @pytest.mark.parametrize("pool", [MaxPool2D, AvgPool2D])
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (2, 3), (1, 1), (3, 1)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(2, 2, 0), (3, 2, 0), (2, 3, 0), (1, 1, 0), (3, 1, 0), (3, 1, 1), (3, 2, 1), (2, 2, 1), (3, 1, 2)],
+)
 @pytest.mark.parametrize("image", [(7, 7), (5, 8)])
-def test_pooling_equals_a_naive_loop(pool: Any, size: int, stride: int, image: tuple[int, int]) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 2, *image))
-    y, _, _ = pool(size, stride).forward({}, {}, x, train=False)
-    reduce = np.max if pool is MaxPool2D else np.mean
+def test_pooling_equals_a_naive_loop(pool: Any, size: int, stride: int, padding: int, image: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 2, *image)) - 3  # a 0 beyond the image would be the largest
+    y, _, _ = pool(size, stride, padding).forward({}, {}, x, train=False)
+    reduce = np.nanmax if pool is MaxPool2D else np.nanmean
+    padded = np.pad(x, [(0, 0)] * 3 + [(padding, padding)] * 2, constant_values=np.nan)
+    height, width = padded.shape[3:]
     expected = [
-        [reduce(x[..., i : i + size, j : j + size], axis=(3, 4)) for j in range(0, image[1] - size + 1, stride)]
-        for i in range(0, image[0] - size + 1, stride)
+        [reduce(padded[..., i : i + size, j : j + size], axis=(3, 4)) for j in range(0, width - size + 1, stride)]
+        for i in range(0, height - size + 1, stride)
     ]
     np.testing.assert_allclose(y, np.moveaxis(np.array(expected), (0, 1), (3, 4)), rtol=1e-12, atol=1e-14)
+
+
+def test_a_convolution_of_one_pixel_gives_the_same_before_and_after_average_pooling() -> None:
+    x, pool = np.random.default_rng(0).standard_normal((1, 2, 3, 5, 4)), AvgPool2D(3, 1, padding=1)
+    before, weights, bias = convolve(Conv2D(4, 1, he), pool.forward({}, {}, x, train=False)[0])
+    params = {"W": weights[np.newaxis], "b": bias.reshape(1, 1, 4, 1, 1)}
+    projected, _, _ = Conv2D(4, 1, he).forward(params, {}, x, train=False)
+    after, _, _ = pool.forward({}, {}, projected, train=False)
+    np.testing.assert_allclose(after, before, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -688,6 +731,13 @@ def test_tanh_is_inactive_where_its_output_is_within_0_05_of_1() -> None:
         (MaxPool2D(2), (2, 5, 5), np.zeros((8, 2, 5, 5)), r"MaxPool2D takes floats of shape \(R, N, C, H, W\)"),
         (AvgPool2D(2), (2, 5, 5), np.zeros((1, 8, 2, 5, 5), np.uint8), "AvgPool2D takes floats.* not uint8"),
         (AvgPool2D(3), (2, 5, 5), np.zeros((1, 8, 2, 2, 5)), "AvgPool2D: kernel 3 is larger than the image"),
+        (GlobalAvgPool2D(), (2, 5, 5), np.zeros((1, 8, 3)), r"GlobalAvgPool2D takes floats of shape \(R, N, C, H, W\)"),
+        (
+            OfParts(Concatenate()),
+            (3,),
+            np.zeros((1, 8, 3), int),
+            r"Concatenate takes floats of shape \(R, N, D\), not int",
+        ),
         (BatchNorm(), (3,), np.zeros((1, 8, 4)), "BatchNorm has parameters for 3 features, not 4"),
         (BatchNorm(), (3,), np.zeros((1, 8, 3), int), "BatchNorm takes floats .* not int64"),
         (BatchNorm(), (3,), np.zeros((1, 8, 3, 2, 2)), r"BatchNorm takes .*\(R, N, D\), not float64 of .*3, 2, 2\)"),
@@ -708,6 +758,8 @@ def test_wrong_inputs_are_refused_by_name(layer: Layer, in_shape: Shape, x: Arra
         (Conv2D(2, 3, he), (64,), r"Conv2D takes examples of shape \(C, H, W\), not \(64,\)"),
         (MaxPool2D(2), (64,), r"MaxPool2D takes examples of shape \(C, H, W\), not \(64,\)"),
         (MaxPool2D(4), (1, 3, 8), "MaxPool2D: kernel 4 is larger than the image"),
+        (GlobalAvgPool2D(), (64,), r"GlobalAvgPool2D takes examples of shape \(C, H, W\), not \(64,\)"),
+        (Concatenate(), ((1, 3, 8), (2, 3, 9)), r"differ in channels alone, not \(\(1, 3, 8\), \(2, 3, 9\)\)"),
     ],
 )
 def test_a_layer_that_does_not_fit_the_one_before_is_refused(layer: Layer, in_shape: Shape, message: str) -> None:
@@ -719,3 +771,9 @@ def test_a_layer_that_does_not_fit_the_one_before_is_refused(layer: Layer, in_sh
 def test_a_dropout_rate_out_of_range_is_refused_by_name(rate: float) -> None:
     with pytest.raises(ValueError, match=f"rate={rate}: must be"):
         Dropout(rate)
+
+
+@pytest.mark.parametrize("padding", [-1, 2])
+def test_padding_that_leaves_windows_without_a_pixel_is_refused(padding: int) -> None:
+    with pytest.raises(ValueError, match=f"padding={padding}: must be at least 0 and below size=2"):
+        AvgPool2D(2, padding=padding)

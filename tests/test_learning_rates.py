@@ -179,7 +179,7 @@ def test_arms_are_in_the_order_of_the_paper_and_none_is_left_out() -> None:
 def test_compared_by_hand_and_by_seed() -> None:
     runs = [
         *arm([0.8, 0.9, 0.8, 0.8, 0.8], seed=0),  # up to 0.1, at 1 no more
-        *arm([0.8, 0.9, 0.95, 0.8, 0.8], seed=1),  # up to 1
+        *arm([0.8, 0.9, 0.95, 0.8, nan], seed=1),  # up to 1
         *arm([0.8, 0.9, 0.9, 0.99, 0.8], seed=0, norm="batch"),  # up to 10: 100 times as high, from 10 to 1,000
         *arm([0.8, 0.9, 0.93, 0.8, 0.8], seed=1, norm="batch"),  # up to 1: once, from 0.1 to 10
         *arm([0.99], seed=2, norm="batch"),  # without a pair
@@ -189,10 +189,11 @@ def test_compared_by_hand_and_by_seed() -> None:
     table = tables_of(runs)["compared"]
     assert levels(table, "norm") == ["batch"]
     of = {name: estimate(table, "sigmoid", "batch", name) for name in levels(table, "quantity")}
-    assert len(of) == len(table) == 3
+    assert len(of) == len(table) == 4
     low, high = interval([10, 0.1], log=True)[0], interval([1000, 10], log=True)[1]
     assert_is(of["ratio of highest usable rates"], 10, (low, high))
     assert_is(of["gain in best accuracy"], 0.035, interval([0.99 - 0.9, 0.93 - 0.95]))
+    assert_is(of["share that diverges without, less with"], 0.1, interval([0, 0.2]))
     assert_is(of["speed-up to 90%"], 2, interval([4, 1], log=True))
 
 
@@ -457,6 +458,25 @@ def test_the_verdict(runs: list[Run], holds: list[bool | None], answer: str | No
     assert [finding.of.endswith(told) for finding in findings] == [untrained] * 2
     assert [finding.holds for finding in findings] == holds
     assert judge(findings) == (answer or "can't be told from these runs")
+
+
+@pytest.mark.parametrize(
+    ("plain", "other", "holds"),
+    [
+        ([0.95, nan, nan], [0.95, 0.95, nan], [True]),
+        ([0.95, nan, nan], [0.95, nan, nan], [False]),
+        ([0.95, 0.95, 0.5], [0.95, nan, nan], []),  # no plain network diverges
+    ],
+)
+def test_training_explodes_at_fewer_rates(plain: list[float], other: list[float], holds: list[bool]) -> None:
+    runs = [
+        run
+        for seed in (0, 1)
+        for norm, accuracies in (("none", plain), ("batch", other))
+        for run in arm(accuracies, seed=seed, norm=norm)
+    ]
+    assert EXPERIMENT
+    assert [finding.holds for finding in findings_of(EXPERIMENT, tables_of(runs), "3.3c")] == holds
 
 
 def test_the_verdict_is_of_both_activations_and_of_batch_norm_alone() -> None:

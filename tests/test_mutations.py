@@ -22,5 +22,7 @@ def test_every_mistake_has_tests_that_should_notice() -> None:
 
 def test_every_room_that_trains_stores_or_shows_has_mistakes() -> None:
     rooms = {f"bnrepro/{path.name}" for path in (ROOT / "bnrepro").glob("*.py")} - {"bnrepro/errors.py"}
-    assert rooms | {f"experiments/{name}.py" for name in ("norms", "rules", "wrong_layers")} == {*ROOMS}
+    assert rooms | {f"experiments/{name}.py" for name in ("norms", "rules", "scale_invariance", "wrong_layers")} == {
+        *ROOMS
+    }
     assert sum(map(len, ROOMS.values())) >= 60

@@ -13,6 +13,7 @@ from bnrepro.layers import (
     Array,
     Arrays,
     Backward,
+    Concatenate,
     Dense,
     Flatten,
     Layer,
@@ -23,7 +24,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
-from bnrepro.network import Network, Placement, cnn, mlp, select_runs, stack_runs
+from bnrepro.network import IMAGES, Network, Placement, cnn, inception, mlp, select_runs, stack_runs
 from bnrepro.optim import Params
 
 each_activation = pytest.mark.parametrize("activation", [Sigmoid, ReLU])
@@ -51,6 +52,10 @@ class Setup:
         logits, _, backward = self.network.forward(params, self.state, self.x, train=train)
         loss, dlogits = softmax_cross_entropy(logits, self.targets)
         return loss, backward(dlogits)
+
+
+MODULES = [[1, 1, 2, 1, 1, 1], [0, 1, 1, 1, 2, 0]]
+"""Widths of an Inception with and without stride, as small as can be."""
 
 
 def set_up(
@@ -312,6 +317,130 @@ def test_gradients_of_convolutional_and_of_dropped_out_networks_equal_central_di
         assert_gradients(loss, flat(params), cotangent, flat(s.loss(params, train=train)[1]))
 
 
+@each_activation
+@each_norm
+@each_mode
+def test_gradients_of_an_inception_equal_central_differences(activation: Make, norm: Make | None, train: bool) -> None:
+    s = set_up_images(inception(2, MODULES, 3, xavier, activation, norm), runs=1, examples=6, image=(2, 5, 4))
+    grads = s.loss(s.params, train=train)[1]
+
+    def loss(at: Arrays) -> Array:
+        params = {layer: {name: at[f"{layer} {name}"] for name in arrays} for layer, arrays in s.params.items()}
+        return s.loss(params, train=train)[0]
+
+    assert_gradients(loss, flat(s.params), np.ones(1), flat(grads))
+
+
+def set_up_images(network: Network, runs: int, examples: int, image: Shape, dtype: Any = np.float64) -> Setup:
+    rng = np.random.default_rng(1)
+    inits = [network.init(rng, image) for _ in range(runs)]
+    params, state = (stack_runs(trees, np.dtype(dtype)) for trees in zip(*inits, strict=True))
+    for arrays in params.values():
+        for name, a in arrays.items():
+            if name != "W":  # else a unit may be at ReLU's kink
+                a += 0.1 * rng.standard_normal(a.shape)
+    x, targets = rng.standard_normal((1, examples, *image)), np.eye(3)[rng.integers(0, 3, (1, examples))]
+    _, state, _ = network.forward(params, state, x.astype(dtype), train=True)
+    return Setup(network, params, state, x.astype(dtype), targets.astype(dtype))
+
+
+@each_norm
+def test_a_run_of_an_inception_alone_gives_the_bits_of_the_run_in_a_group(norm: Make | None) -> None:
+    network = inception(8, [[8, 8, 12, 4, 8, 4], [0, 8, 8, 4, 8, 0]], 3, xavier, ReLU, norm)
+    s = set_up_images(network, runs=3, examples=32, image=(3, 16, 16), dtype=np.float32)
+    loss, grads = s.loss(s.params, train=True)
+    for r in range(3):
+        run = np.array([r])
+        alone = Setup(network, select_runs(s.params, run), select_runs(s.state, run), s.x, s.targets)
+        loss_alone, grads_alone = alone.loss(alone.params, train=True)
+        assert loss_alone.tobytes() == loss[run].tobytes()
+        assert bits(grads_alone) == bits(select_runs(grads, run))
+
+
+def test_inception_puts_the_branches_of_each_module_side_by_side() -> None:
+    network = inception(16, [[8, 8, 12, 4, 8, 4], [0, 12, 16, 8, 20, 0]], 10, xavier, ReLU, BatchNorm, dropout=0.1)
+    assert network.sources == {
+        "conv1a": ("pool0",),
+        "conv1b1": ("pool0",),
+        "conv1c1": ("pool0",),
+        "conv1d": ("pool0",),
+        "concatenate1": ("nonlinearity1a", "nonlinearity1b2", "nonlinearity1c3", "nonlinearity1d"),
+        "conv2b1": ("concatenate1",),
+        "conv2c1": ("concatenate1",),
+        "pool2": ("concatenate1",),
+        "concatenate2": ("nonlinearity2b2", "nonlinearity2c3", "pool2"),
+    }
+    of_branch = [name for name in network.layers if "1d" in name]
+    assert of_branch == ["conv1d", "pool1d", "norm1d", "nonlinearity1d"]
+    assert [*network.layers][-3:] == ["average", "dropout", "logits"]
+    shapes = network.shapes((3, 32, 30))
+    assert shapes[IMAGES] == (3, 32, 30)
+    assert shapes["pool0"] == (16, 16, 15)
+    assert shapes["concatenate1"] == (8 + 12 + 8 + 4, 16, 15)
+    assert shapes["concatenate2"] == (16 + 20 + 32, 8, 8)
+    assert (shapes["average"], shapes["logits"]) == ((68,), (10,))
+    assert network.largest_images((3, 32, 30)) == 16 * 32 * 30
+    assert network.weights_before("nonlinearity1d") == "conv1d"
+    assert network.weights_before("logits") == "conv2c3"  # its sources are the branches, the last of them is pooled
+
+
+def test_norm_and_bias_of_an_inception_are_where_they_are_asked_for() -> None:
+    network = inception(2, MODULES, 3, xavier, ReLU, BatchNorm, placement="after", bias=False)
+    assert [name for name in network.layers if "1d" in name] == ["conv1d", "pool1d", "nonlinearity1d", "norm1d"]
+    assert network.sources["concatenate1"] == ("norm1a", "norm1b2", "norm1c3", "norm1d")
+    params, _ = network.init(np.random.default_rng(0), (1, 4, 4))
+    assert [name for name, arrays in params.items() if "b" in arrays] == ["logits"]
+
+
+BRANCHES = {"a": Dense(2, xavier), "b": Sigmoid(), "c": Dense(2, xavier), "d": Concatenate(), "e": Dense(3, xavier)}
+
+
+def of_flat_images(layers: dict[str, Layer], sources: dict[str, tuple[str, ...]]) -> Network:
+    return Network({"flatten": Flatten(), **layers}, sources)
+
+
+def test_a_gradient_adds_up_over_all_layers_that_take_an_output() -> None:
+    network = of_flat_images(BRANCHES, {"c": ("a",), "d": ("b", "a", "c", "a")})
+    s = set_up_images(network, runs=2, examples=5, image=(1, 2, 2))
+    p = s.params
+    logits, _, backward = network.forward(p, s.state, s.x, train=True)
+    a = s.x.reshape(1, 5, 4) @ p["a"]["W"] + p["a"]["b"]
+    b, c = 1 / (1 + np.exp(-a)), a @ p["c"]["W"] + p["c"]["b"]
+    d = np.concatenate([b, a, c, a], axis=2)
+    np.testing.assert_allclose(logits, d @ p["e"]["W"] + p["e"]["b"], rtol=1e-12)
+    dy = np.random.default_rng(1).standard_normal(logits.shape)
+    dd = dy @ p["e"]["W"].swapaxes(1, 2)
+    db, da, dc, again = np.split(dd, 4, axis=2)
+    da = da + again + db * b * (1 - b) + dc @ p["c"]["W"].swapaxes(1, 2)
+    grads = backward(dy)
+    np.testing.assert_allclose(grads["a"]["b"], da.sum(axis=1, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(grads["a"]["W"], s.x.reshape(1, 5, 4).swapaxes(1, 2) @ da, rtol=1e-12)
+
+
+def test_what_depends_on_no_parameter_gets_no_gradient_in_any_branch() -> None:
+    spies = {name: Spy(layer) for name, layer in {"flatten": Flatten(), **BRANCHES}.items()}
+    network = Network(dict(spies), {"b": ("flatten",), "c": ("flatten",), "d": ("a", "b", "c")})
+    s = set_up_images(network, runs=1, examples=5, image=(1, 2, 2))
+    grads = s.loss(s.params, train=True)[1]
+    calls = {name: spy.calls for name, spy in spies.items()}
+    assert calls == {"flatten": [], "a": [False], "b": [], "c": [False], "d": [True], "e": [True]}
+    assert set(flat(grads)) == set(flat(s.params))
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"a": ("b",)}, "sources of a: must be layers before it, not 'b'"),
+        ({"e": ("nothing", "d")}, "sources of e: must be layers before it, not 'nothing'"),
+        ({"c": ("a",), "d": ("a", "c")}, "layer b: must be a source of a layer behind it"),
+        ({"f": ("a",)}, "sources of f: must be of a layer, one of flatten, a, b, c, d, e"),
+    ],
+)
+def test_wrong_sources_are_refused(sources: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        of_flat_images(BRANCHES, sources)
+
+
 @each_norm
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_cnn_stacks_convolution_norm_nonlinearity_and_pooling(norm: Make | None, dropout: float) -> None:
@@ -324,7 +453,14 @@ def test_cnn_stacks_convolution_norm_nonlinearity_and_pooling(norm: Make | None,
     assert ("b" in params["conv1"]) == (norm is None)
 
 
-@pytest.mark.parametrize("network", [mlp([5, 4], 3, xavier, Sigmoid, asking), cnn([2, 3], 3, 3, xavier, ReLU, asking)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        mlp([5, 4], 3, xavier, Sigmoid, asking),
+        cnn([2, 3], 3, 3, xavier, ReLU, asking),
+        inception(2, MODULES[:1], 3, xavier, ReLU, asking),
+    ],
+)
 def test_population_statistics_equal_brute_force_over_the_whole_training_set(network: Network) -> None:
     rng = np.random.default_rng(0)
     training_set = rng.standard_normal((12, 10, 1, 4, 4))  # 12 mini-batches of 10
@@ -335,14 +471,16 @@ def test_population_statistics_equal_brute_force_over_the_whole_training_set(net
 
     expected: dict[str, list[tuple[Array, Array]]] = {}
     for batch in training_set:
-        x = batch[None]
+        outputs = {IMAGES: batch[None]}
         for name, layer in network.layers.items():
+            x: Any = [outputs[source] for source in network.inputs[name]]
+            x = x[0] if len(x) == 1 else tuple(x)
             if isinstance(layer, BatchNorm):
                 axes = (1, *range(3, x.ndim))
                 both = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True, ddof=1)
                 expected.setdefault(name, []).append(both)
-            x, _, _ = layer.forward(params[name], state[name], x, train=True)
-    assert len(expected) == 2
+            outputs[name], _, _ = layer.forward(params[name], state[name], x, train=True)
+    assert len(expected) == sum(isinstance(layer, BatchNorm) for layer in network.layers.values()) > 1
     for name, statistics in expected.items():
         means, variances = zip(*statistics, strict=True)
         np.testing.assert_allclose(found[name]["mean"], np.mean(means, axis=0), rtol=1e-12, atol=1e-14)

@@ -192,7 +192,9 @@ def test_the_import_path_of_a_class_of_the_package_is_in_the_digest_already() ->
 
 
 def test_what_can_matter_to_the_bits_is_named() -> None:
-    assert {"python", "numpy", "simd", "blas", "blas_kernel", "blas_threads", "machine"} == environment().keys()
+    assert {"python", "numpy", "simd", "blas", "blas_kernel", "blas_threads", "machine", "cpu", "host", "numba"} == (
+        environment().keys()
+    )
 
 
 def test_provenance_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,9 +27,12 @@ def specify(digits: Dataset, *runs: RunConfig) -> Specification:
     return specification(runs, digits)
 
 
-def a_cnn(changes: dict[str, Any]) -> RunConfig:
-    model = Settings.parse(compose(["model=cnn"])).run["model"]
-    return a_run({"model": model} | changes)
+def a_cnn(changes: dict[str, Any], model: str = "cnn") -> RunConfig:
+    return a_run({"model": Settings.parse(compose([f"model={model}"])).run["model"]} | changes)
+
+
+def an_inception(changes: dict[str, Any]) -> RunConfig:
+    return a_cnn(changes, "inception")
 
 
 def layers(spec: Specification, run: int = 0) -> list[Layer]:
@@ -46,7 +49,14 @@ def test_stages_are_in_their_order_with_the_kernel(digits: Dataset) -> None:
     assert [(layer.channels, layer.kernel) for layer in found if isinstance(layer, Conv2D)] == [(3, 5), (4, 5)]
 
 
-@pytest.mark.parametrize("make", [a_run, a_cnn])
+def test_stem_and_modules_of_an_inception_have_their_widths(digits: Dataset) -> None:
+    changes = {"model.stem": 5, "model.modules": [[1, 2, 3, 4, 6, 7], [0, 8, 9, 10, 11, 0]]}
+    found = layers(specify(digits, an_inception(changes)))
+    widths = [layer.channels for layer in found if isinstance(layer, Conv2D)]
+    assert widths == [5, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11, 11]
+
+
+@pytest.mark.parametrize("make", [a_run, a_cnn, an_inception])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_dropout_has_its_rate(digits: Dataset, make: Callable[..., RunConfig], rate: float) -> None:
     found = layers(specify(digits, make({"model.dropout": rate})))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import resource
@@ -24,7 +25,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import a_run, assert_same_results, part_of, query
+from runs import a_run, assert_same_results, part_of, query, without_added
 
 import bnrepro
 from bnrepro import store as module
@@ -363,19 +364,24 @@ def old_store(store: Store) -> Path:
     """The file of a store as schema 2 had it: ids are digests of all settings, with the norm's own defaults."""
     store.add(RunResult(a_run(changes), curves=[{"step": 0, "train_loss": 0.5}]) for changes in OLD_RUNS)
     for run_id, config in query(store.path, "SELECT run_id, config FROM runs"):
-        for setting in ('"early_measurements": true, ', '"engine": "numpy", ', '"predictions": false, '):
-            config = config.replace(setting, "")  # there was no choice
+        config = json.dumps(without_added(json.loads(config)), sort_keys=True)  # there was no choice
         old = hashlib.sha256(config.encode()).hexdigest()[:16]
         query(store.path, f"UPDATE runs SET run_id = '{old}', config = '{config}' WHERE run_id = '{run_id}'")
-    query(store.path, "DROP TABLE predictions")
-    query(store.path, "PRAGMA user_version = 2")
+    make_old(store.path, 2)
     return store.path
+
+
+def make_old(file: Path, version: int) -> None:
+    """Make a store, but for its ids, one of an earlier schema."""
+    for column in ("validation_accuracy", "cpu", "host", "numba"):
+        query(file, f"ALTER TABLE runs DROP COLUMN {column}")
+    query(file, "DROP TABLE predictions")
+    query(file, f"PRAGMA user_version = {version}")
 
 
 def test_a_store_of_the_last_schema_is_migrated_on_opening(store: Store) -> None:
     store.add([a_result()])
-    query(store.path, "DROP TABLE predictions")
-    query(store.path, f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    make_old(store.path, SCHEMA_VERSION - 1)
     again = Store(store.path.parent)
     assert query(store.path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
     assert again.load().predictions == {}
@@ -998,7 +1004,7 @@ def test_settings_that_are_of_no_run_are_of_none_that_is_verified(store: Store, 
     query(store.path, f"UPDATE runs SET config = '{config}'")
     with pytest.raises(InputError, match="no finished run of the code in place"):
         verify(store.path.parent, 1, Inline(group_size=None), {"name": "digits", "binarize": False})
-    query(store.path, "PRAGMA user_version = 2")
+    make_old(store.path, 2)
     assert len(Store(store.path.parent).settings()) == 1
 
 

@@ -197,6 +197,7 @@ def test_sizes_of_groups(count: int, workers: int, size: int | None, sizes: list
         (["model=cnn", "train.batch_size=60", "model.channels=[4,32]"], 8),  # of which the first is half the second
         (["model=cnn", "train.batch_size=60", "model.channels=[4,128]"], 6),
         (["model=cnn", "train.batch_size=1000", "model.channels=[200]"], 1),
+        (["model=inception", "train.batch_size=120"], 6),  # the largest are those of the stem
     ],
 )
 def test_runs_are_in_lock_step_as_long_as_their_images_stay_in_cache(overrides: list[str], size: int) -> None:
@@ -704,6 +705,8 @@ def test_a_batch_larger_than_the_data_set_is_rejected_before_training(tmp_path: 
         (2, "cnn", [2], ""),
         (3, "cnn", [2, 2], "3×3"),
         (4, "cnn", [2, 2], ""),
+        (1, "inception", None, "1×1"),
+        (2, "inception", None, ""),
         (1, "mlp", None, ""),
     ],
 )
@@ -711,15 +714,15 @@ def test_a_model_that_the_images_are_too_small_for_is_refused_before_training(
     tmp_path: Path, trained: list[list[str]], size: int, model: str, channels: list[int] | None, refused: str
 ) -> None:
     changes: dict[str, Any] = {"dataset.root": str(write_idx(tmp_path / "root", size=size)), "dataset.sha256": None}
-    if model == "cnn":
-        changes["model"] = compose(["model=cnn"])["model"] | {"channels": channels}
+    if model != "mlp":
+        changes["model"] = compose([f"model={model}"])["model"] | ({"channels": channels} if channels else {})
     runs = [a_run({"train.batch_size": 10} | changes, "dataset=mnist")]
     if not refused:
         assert train_all(tmp_path, runs)[0].load().runs["status"].tolist() == ["done"]
         return
     with pytest.raises(
         InputError,
-        match=rf"^model\.name=cnn: must go with the images of mnist, {refused} \(MaxPool2D: kernel 2 is larger than",
+        match=rf"^model\.name={model}: must go with the images of mnist, {refused} \(MaxPool2D: kernel 2 is larger",
     ):
         train_all(tmp_path, runs)
     assert trained == []

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Dataset, minibatches
+from bnrepro.data import Dataset, divided, fitted, minibatches
 from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
 from bnrepro.layers import (
     Array,
@@ -143,13 +143,20 @@ class Group:
     lr_schedule: LearningRateSchedule = CONSTANT
     diagnostics: Mapping[str, Diagnostic] = field(default_factory=lambda: DEFAULT)
     dtype: Any = np.float32
+    data: Dataset = DATA
 
     def network(self, r: int) -> Network:
         return mlp([6, 5], 3, Normal(self.stds[r]), ACTIVATIONS[self.activation], NORMS[self.norm])
 
     def events(self, runs: Sequence[int]) -> list[Event]:
         """Train these runs in lock-step."""
-        return list(train(self.specification(runs), DATA))
+        return list(train(self.specification(runs), self.data))
+
+    def finished(self, data: Dataset) -> Finished:
+        """Train all runs on these data, and return how they end."""
+        *_, last = train(self.specification(range(len(self.seeds))), data)
+        assert isinstance(last, Finished)
+        return last
 
     def specification(self, runs: Sequence[int]) -> Specification:
         """What training needs to know of these runs."""
@@ -256,6 +263,35 @@ def test_a_run_alone_gives_the_bits_of_the_run_in_a_group(
         assert run.diverged is None
     pair = group.train(3, 1)  # another group, in another order
     assert [run.bits() for run in pair] == [together[3].bits(), together[1].bits()]
+
+
+PREPARED: dict[str, dict[str, Any]] = {
+    "whitened": {"data": fitted(DATA, "whitened")},
+    "augmented": {"data": replace(DATA, augmentation=("flip",))},
+    "fixed": {"schedule": replace(SCHEDULE, order="fixed")},
+    "with replacement": {"schedule": replace(SCHEDULE, order="replacement")},
+}
+
+
+@pytest.mark.parametrize("changes", PREPARED.values(), ids=PREPARED)
+def test_images_that_are_prepared_alone_give_the_bits_of_those_in_a_group(changes: dict[str, Any]) -> None:
+    group = Group([0, 0, 1, 2, 1], RATES, STDS, **changes)
+    together = group.train()
+    assert [group.train(r)[0].bits() for r in range(5)] == [run.bits() for run in together]
+    assert together[0].bits() != Group([0], RATES, STDS).train()[0].bits()
+
+
+@pytest.mark.parametrize("norm", ["no norm", "population"])
+def test_the_accuracy_on_images_held_out_is_that_of_a_test_on_them(norm: str) -> None:
+    group = Group([0, 1], RATES, STDS, norm=norm, data=divided(DATA, None, 30))
+    held_out = group.data.validated()
+    assert held_out is not None
+    found, on_test = (group.finished(data) for data in (group.data, replace(group.data, validation=None)))
+    swapped = replace(group.data, test_images=held_out.test_images, test_labels=held_out.test_labels)
+    assert found.validation_accuracy is not None
+    np.testing.assert_array_equal(found.validation_accuracy, group.finished(swapped).test_accuracy)
+    np.testing.assert_array_equal(found.test_accuracy, on_test.test_accuracy)
+    assert on_test.validation_accuracy is None
 
 
 DIVERGING = Group(
