@@ -34,7 +34,7 @@ from bnrepro.commands import redraw
 from bnrepro.experiment import PREDICTIONS, Claim, Experiment
 from bnrepro.store import Predictions
 
-ONE, BEST, SIX = "one network", "best of the six", "ensemble of six"
+ONE, BEST, SIX = "one network", "best of the ensemble", "ensemble"
 LARGER, LONGER = "6 times the parameters", "6 times the steps"
 ERROR, DROP, LESS, PAPER = "error", "relative drop", "error beyond the ensemble's", 0.086
 
@@ -59,7 +59,7 @@ def analyse(results: Results) -> Tables:
             sizes.setdefault(size, []).append(error)
         for arm in (LARGER, LONGER):
             if arm in cells and first in cells[arm].index:
-                errors[first][arm] = 1 - cells[arm]["accuracy"][first]
+                errors[first][arm] = round(1 - cells[arm]["accuracy"][first], 12)
     table = pd.DataFrame.from_dict(errors, orient="index", columns=[ONE, BEST, SIX, LARGER, LONGER])
     found_of = {(str(arm), ERROR): analysis.mean(table[arm]) for arm in table if table[arm].notna().any()}
     for arm in [arm for arm, _ in found_of if arm != ONE]:

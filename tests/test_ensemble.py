@@ -52,12 +52,12 @@ def test_errors_by_hand() -> None:
     tables = tables_of(RIGHT)
     table = tables["ensemble"]
     for network, error in {
-        "one network": 0.375, "best of the six": 0.375, "ensemble of six": 0.125, "6 times the parameters": 0.25,
+        "one network": 0.375, "best of the ensemble": 0.375, "ensemble": 0.125, "6 times the parameters": 0.25,
         "6 times the steps": 0.0,
     }.items():  # fmt: skip
         assert estimate(table, network, "error").value == pytest.approx(error), network
     assert estimate(table, "6 times the steps", "error").n == 1
-    drop = estimate(table, "ensemble of six", "relative drop")
+    drop = estimate(table, "ensemble", "relative drop")
     assert drop.value == pytest.approx(1 - 0.125 / 0.375)
     assert drop.n == 2
     assert estimate(table, "6 times the parameters", "relative drop").value == pytest.approx(1 - 0.25 / 0.375)
@@ -69,7 +69,7 @@ def test_errors_by_hand() -> None:
 
 def test_an_ensemble_that_lacks_a_network_is_none() -> None:
     tables = tables_of({key: value for key, value in RIGHT.items() if key != ("B", 1)})
-    found = estimate(tables["ensemble"], "ensemble of six", "error")
+    found = estimate(tables["ensemble"], "ensemble", "error")
     assert (found.value, found.n) == (0.25, 1)
 
 
@@ -77,7 +77,7 @@ def test_the_verdicts_are_of_the_drop_and_of_networks_of_the_same_cost() -> None
     assert EXPERIMENT
     findings = findings_of(EXPERIMENT, tables_of(RIGHT))
     assert [finding.of for finding in findings] == [
-        "ensemble of six: relative drop of the error",
+        "ensemble: relative drop of the error",
         "one network, 6 times the parameters: error beyond the ensemble's",
         "one network, 6 times the steps: error beyond the ensemble's",
     ]
