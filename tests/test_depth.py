@@ -67,6 +67,14 @@ def test_growth_per_layer_by_hand() -> None:
         assert estimate(table, "sigmoid", norm, "he", when, quantity).value == pytest.approx(expected), (norm, when)
 
 
+def test_after_training_changes_are_compared_where_both_train() -> None:
+    for seeds, n in (([0.95, 0.95], 2), ([0.95, 0.5], 1), ([0.5, 0.5], 0)):
+        table = tables_of({PLAIN: seeds, BATCH: [0.95, 0.95]})["signals"]
+        quantity = "change growth, with over without"
+        assert estimate(table, "sigmoid", "batch", "he", "after training", quantity).n == n
+        assert estimate(table, "sigmoid", "batch", "he", "before training", quantity).n == 2
+
+
 def test_settings_the_best_and_the_loss_by_depth_by_hand() -> None:
     tables = tables_of({
         ("relu", "none", 1, "he", 0.1): [0.95, 0.97], ("relu", "none", 1, "he", 1): [0.5, 0.99],
