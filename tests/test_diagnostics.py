@@ -33,7 +33,6 @@ from bnrepro.diagnostics import (
     DIAGNOSTICS,
     LANDSCAPE_STEPS,
     PERCENTILES,
-    Snapshot,
     axis_label,
     cosine,
     gradient_norm,
@@ -55,6 +54,7 @@ from bnrepro.layers import (
     softmax_cross_entropy,
     xavier,
 )
+from bnrepro.measuring import Snapshot
 from bnrepro.network import Network, copy_tree, mlp
 from bnrepro.optim import Adagrad, Momentum, Optimizer, Params
 
