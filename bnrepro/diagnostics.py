@@ -20,12 +20,7 @@ from . import inference
 from .data import minibatches
 from .errors import InputError
 from .layers import Array, Dense, Dropout, Nonlinearity
-from .measuring import ALWAYS, units_of
-from .measuring import Column as Column
-from .measuring import Diagnostic as Diagnostic
-from .measuring import Level as Level
-from .measuring import Snapshot as Snapshot
-from .measuring import measures as measures
+from .measuring import ALWAYS, Column, Diagnostic, Level, Snapshot, measures, units_of
 from .optim import Params
 
 PERCENTILES = (15, 50, 85)

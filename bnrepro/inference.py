@@ -135,10 +135,12 @@ Corruption = Callable[[Array, float, np.random.Generator], Array]
 
 
 def _blurred(x: Array, share: float, rng: np.random.Generator) -> Array:
-    height, width = x.shape[-2:]
-    wide = np.pad(x, [(0, 0)] * 3 + [(1, 1)] * 2, mode="edge")
-    windows = (wide[..., i : i + height, j : j + width] for i, j in itertools.product(range(3), repeat=2))
-    return (1 - share) * x + share * (sum(windows) / 9)
+    mean, reach = x, max(1, x.shape[-1] // 8)
+    for axis in (3, 4):
+        wide = np.pad(mean, [(reach, reach) if each == axis else (0, 0) for each in range(5)], mode="edge")
+        shifted = (wide.take(range(i, i + x.shape[axis]), axis) for i in range(2 * reach + 1))
+        mean = sum(shifted) / (2 * reach + 1)
+    return (1 - share) * x + share * mean
 
 
 CORRUPTIONS: Mapping[str, tuple[str, Sequence[float], Corruption]] = {
@@ -153,7 +155,7 @@ CORRUPTIONS: Mapping[str, tuple[str, Sequence[float], Corruption]] = {
 """The words for what is done to images of intensities from 0 to 1, its severities, and the function.
 
 Nothing is clipped, so that what is affine stays so. An image is mixed with its inverse, or with one that is blurred by
-means over 3 × 3 pixels, in a share that is the severity.
+means over squares of about a quarter of its width (3 × 3 pixels of 8, 7 × 7 of 28), in a share that is the severity.
 """
 
 

@@ -126,13 +126,21 @@ def test_fewer_test_images_than_a_mini_batch_has_are_one() -> None:
     np.testing.assert_array_equal(read("inference", few)["accuracy_batch"], expected)
 
 
-def blurred(x: Array) -> Array:
-    result = np.empty_like(x)
+def blurred(x: Array, reach: int = 1) -> Array:
+    """Means over what is within reach of each pixel, those at the edges counted as often as they are beyond them."""
+    result, steps = np.empty_like(x), range(-reach, reach + 1)
     for at in np.ndindex(x.shape):
-        rows = [min(max(at[3] + i, 0), x.shape[3] - 1) for i in (-1, 0, 1)]
-        columns = [min(max(at[4] + j, 0), x.shape[4] - 1) for j in (-1, 0, 1)]
+        rows = [min(max(at[3] + i, 0), x.shape[3] - 1) for i in steps]
+        columns = [min(max(at[4] + j, 0), x.shape[4] - 1) for j in steps]
         result[at] = np.mean([x[(*at[:3], i, j)] for i in rows for j in columns])
     return result
+
+
+@pytest.mark.parametrize(("side", "reach"), [(8, 1), (17, 2)])
+def test_larger_images_are_blurred_further(side: int, reach: int) -> None:
+    x = np.random.default_rng(0).uniform(size=(1, 2, 1, side, side))
+    _, _, change = CORRUPTIONS["blur"]
+    np.testing.assert_allclose(change(x, 1.0, np.random.default_rng(0)), blurred(x, reach), rtol=1e-12)
 
 
 def corrupted(name: str, by: float, rng: np.random.Generator) -> Callable[[Array], Array]:

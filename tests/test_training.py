@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bnrepro.batchnorm import BatchNorm
 from bnrepro.data import Dataset, divided, fitted, minibatches
-from bnrepro.diagnostics import DIAGNOSTICS, Diagnostic
+from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.layers import (
     Array,
     Arrays,
@@ -29,6 +29,7 @@ from bnrepro.layers import (
     Sigmoid,
     softmax_cross_entropy,
 )
+from bnrepro.measuring import Diagnostic
 from bnrepro.network import Network, cnn, mlp, stack_runs
 from bnrepro.optim import (
     SGD,
