@@ -85,6 +85,7 @@ def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
         "norms",
         "rules",
         "scale_invariance",
+        "generalization",
     }
 
 
