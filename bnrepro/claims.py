@@ -51,6 +51,12 @@ UNTESTED = {
         NOT_HERE,
         "It takes ImageNet; what an ensemble gains relative to one network is claim 4.2.3.",
     ),
+    "I2": Untested(
+        "Section 1",
+        "Computing a mini-batch at once takes less time than as many examples one by one.",
+        NOT_HERE,
+        "It is of machines, not of batch norm; +benchmark has the time of a step by mini-batch size, in growth.csv.",
+    ),
     "I8": Untested(
         "Section 1",
         "What makes training and test distributions alike helps the layers inside of a network, too.",
