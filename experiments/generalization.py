@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bnrepro.diagnostics import Column, Snapshot, measures
 from bnrepro.layers import Array
+from bnrepro.measuring import Column, Snapshot, measures
 
 
 @measures(Column("train_accuracy", "run", "accuracy on training images"))
