@@ -30,7 +30,7 @@ from typing import Any, Protocol, TypeVar
 
 import joblib
 import threadpoolctl
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, process_executor
 from loky.backend import resource_tracker
 from loky.process_executor import TerminatedWorkerError
 
@@ -259,6 +259,9 @@ def _start_trackers() -> None:
 
 def _begin(alive: Connection, folder: str) -> None:
     ignore_interrupts()  # the parent ends this one
+    # What a group took stays with the process (``memory``), and images mapped from a file count, too: that is no leak,
+    # for which loky would end the process, with a warning.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     threading.Thread(target=_end_with, args=[alive, folder], daemon=True).start()
 
 

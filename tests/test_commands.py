@@ -388,7 +388,7 @@ def test_figures_are_drawn_while_the_sweep_goes_on(
     monkeypatch.setattr(Store, "add", slowly)
     monkeypatch.setattr(presenting, "present", present)
     ended = call("+sweep", *SMALL, "sweep.redraw=0.01", "compute.group_size=1")
-    assert (ended.status, ended.out.count("verdict: ")) == (0, 1)  # what is drawn meanwhile is not printed
+    assert (ended.status, ended.out.count("score:")) == (0, 1)  # what is drawn meanwhile is not printed
     assert {count for count, thread in drawn if thread != "MainThread"} == {1, 2, 3, 4}
     assert [count for count, thread in drawn if thread == "MainThread"] == [4]
 

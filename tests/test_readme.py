@@ -109,6 +109,11 @@ def ratios(activation: str, quantity: str, window: str = "whole") -> tuple[str, 
     return span(rows(found, activation)["value"], "{:.2g}")
 
 
+def smoothness(activation: str, rates: list[float]) -> tuple[str, str]:
+    found = [values("covariate_shift", "score", "smoothness", activation, norm) for norm in ("batch", "none")]
+    return span((found[0] / found[1])[rates], "{:.2g}")
+
+
 def singular(activation: str, norm: str, rates: list[float]) -> tuple[str, str]:
     found = values("covariate_shift", "singular_values", "median", activation, norm)
     return span(found[found.index.isin(rates)], "{:.2f}")
@@ -344,6 +349,10 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
     (
         "of these {} ratios {} differ from 1 as claimed with their whole intervals",
         lambda: [len(shifts()), sum(finding.holds is True for finding in shifts())],
+    ),
+    (
+        "is {} to {} times the plain network's for sigmoid and {} to {} for ReLU where both train (on digits",
+        lambda: [*smoothness("sigmoid", [*TRAINED, 1.6]), *smoothness("relu", TRAINED)],
     ),
     (
         "at the most accurate rates the largest are {} to {}",

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,14 @@ def interrupt(runs: Sequence[RunConfig], data: Dataset) -> None:
 
 def blas_threads(runs: Sequence[RunConfig], data: Dataset) -> set[int]:
     return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+
+KEPT: list[bytes] = []
+
+
+def grow(runs: Sequence[RunConfig], data: Dataset) -> None:
+    KEPT.append(b"1" * 350_000_000)
+    time.sleep(1.1)  # loky looks once in a second
 
 
 def examples(runs: Sequence[RunConfig], data: Dataset) -> int:
@@ -151,6 +160,12 @@ def test_a_process_that_dies_is_told_by_its_exit_code_and_another_takes_its_plac
         assert isinstance(error, WorkerDied)
         assert cause_of_death(error) == reason
         assert one_process.submit(process, [a_run()]).result() not in (first, os.getpid())
+
+
+def test_a_process_that_grows_is_not_replaced(one_process: Workers) -> None:
+    first = one_process.submit(process, [a_run()]).result()
+    one_process.submit(grow, [a_run()]).result()
+    assert one_process.submit(process, [a_run()]).result() == first
 
 
 def test_a_process_that_died_without_a_task_is_replaced(one_process: Any) -> None:
