@@ -46,7 +46,7 @@ def spell(found: Estimate) -> str:
         return ""
     reaches = [abs(end - value) for end in (low, high) if math.isfinite(end) and not math.isclose(end, value)]
     if reaches:
-        first = math.floor(math.log10(abs(value) or min(reaches)))
+        first = math.floor(math.log10(abs(value) if abs(value) > min(reaches) / 10 else min(reaches)))
         digits = min(max(math.ceil(-math.log10(min(reaches) / 3)), 1 - first), 3 - first)
     else:
         digits = -int(Decimal(f"{value:.3g}").as_tuple().exponent)

@@ -44,6 +44,7 @@ PNG = Figures(width=None, style=None, formats=["png"])
         (Estimate(0.97389), "0.974"),
         (Estimate(0), "0"),
         (Estimate(0, -0.1, 0.1, 3), "0.00 [-0.10, 0.10]"),
+        (Estimate(2.2e-17, -0.0043, 0.0043, 5), "0.0000 [-0.0043, 0.0043]"),
         (Estimate(1.6), "1.6"),
         (Estimate(6.6e-18), "6.6e-18"),
     ],
