@@ -192,7 +192,8 @@ def _against_depth(table: pd.DataFrame, quantities: dict[str, str]) -> Figure:
         if quantity == "best accuracy":
             parts.axis_of_accuracy(ax, min(of["high"].max(), 0.995))
         else:
-            ax.set_ylim(bottom=-0.03, top=1.03 if quantity == "settings that train" else None)
+            most = 1 if quantity == "settings that train" else max(1.1 * of["value"].max(), 0.05)
+            ax.set_ylim(bottom=-0.03, top=most + 0.03)
         ax.set(title=parts.activation_label(activation) if row == 0 else "", xticks=levels(table, "depth"))
         axes[-1, column].set_xlabel("hidden layers")
         axes[row, 0].set_ylabel(quantities[quantity])
