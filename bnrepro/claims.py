@@ -93,7 +93,8 @@ COLUMNS = (
     *("criterion", "paper", "scale", "command", "figure"),
 )
 """The columns of the ledger. The estimate is that of the first finding, ``of`` says what is estimated, ``held`` how
-many findings meet the criterion. The scale is that of the reference data; the figure lies in their folder."""
+many findings meet the criterion, and of how many no part of the interval does. The scale is that of the reference data;
+the figure lies in their folder."""
 
 
 def ledger() -> pd.DataFrame:
@@ -126,7 +127,8 @@ def _row(name: str, claim: Claim) -> dict[str, Any]:
             findings = verdict["findings"]
             row["verdict"] = verdict["answer"]
             row |= {key: value for key, value in findings[0].items() if key in COLUMNS} if findings else {}
-            row["held"] = f"{sum(finding['holds'] is True for finding in findings)} of {len(findings)}"
+            held = Counter(finding["holds"] for finding in findings)
+            row["held"] = f"holds in {held[True]} of {len(findings)} findings, fails in {held[False]}"
             runs = pd.read_csv(folder / "runs.csv.xz", usecols=["dataset", "steps", "seed"])
             data, (least, most) = ", ".join(sorted(set(runs["dataset"]))), (runs["steps"].min(), runs["steps"].max())
             steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
@@ -142,8 +144,8 @@ def spell_row(row: pd.Series) -> str:
     found = [row["of"]] if row["of"] else []
     if not math.isnan(value):
         found = [f"{row['of']}: {spell(Estimate(value, low, high, int(n), int(bound)))}"]
-    if row["held"] and not row["held"].endswith(" of 1"):
-        found.append(f"{row['held']} findings hold")
+    if row["held"] and " of 1 " not in row["held"]:
+        found.append(row["held"])
     return "; ".join(found)
 
 

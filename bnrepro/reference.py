@@ -79,10 +79,12 @@ def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path, fig
 def write_tables(results: Results, folder: Path) -> None:
     """Write each table that has rows to TABLE.csv.xz, measures with five significant digits, probabilities with three.
 
-    Settings are in ``runs`` alone, those that are lists or mappings in JSON. Probabilities and labels are in base 64.
+    Of runs in float64, whose point is the last digits, measures have them all. Settings are in ``runs`` alone, those
+    that are lists or mappings in JSON. Probabilities and labels are in base 64.
     """
     from .figures import atomic_write
 
+    digits = 17 if "float64" in {*results.runs.get("train.dtype", ())} else 5
     for name in TABLES:
         table = results.table(name)
         if "probabilities" in table:
@@ -91,7 +93,7 @@ def write_tables(results: Results, folder: Path) -> None:
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
             with atomic_write(folder / f"{name}.csv.xz") as partial:
-                table.to_csv(partial, index=False, float_format="%.5g", compression="xz")
+                table.to_csv(partial, index=False, float_format=f"%.{digits}g", compression="xz")
 
 
 def read_tables(folder: Path) -> Results:

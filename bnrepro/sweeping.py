@@ -188,9 +188,11 @@ def train_group(
         if len(runs) > 1:
             return [result for run in runs for result in train_group([run], data)]
         results[0].status, results[0].error = "failed", traceback.format_exc()
-    seconds = (time.perf_counter() - begin) / len(runs)
+    seconds, found = (time.perf_counter() - begin) / len(runs), found or environment()
+    if runs[0].train.engine != "compiled":
+        found["numba"] = None  # imported, maybe, but not for these
     for result in results:
-        result.seconds, result.provenance = seconds, found or environment()
+        result.seconds, result.provenance = seconds, found
     return results
 
 

@@ -394,7 +394,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("key=_seeming_length, reverse=True", "key=_seeming_length", "test_sweeping.py takes_longest"),
         M("part = (key, *[chosen[i] for i in of_key])", "part = (key,)", "test_sweeping.py first_key_slowest"),
         M("runs[run.run_id] = run", "runs[str(len(runs))] = run", "test_sweeping.py equal_runs"),
-        M("seconds, found or environment()", "seconds, {}", "test_sweeping.py one_thread"),
+        M("/ len(runs), found or environment()", "/ len(runs), {}", "test_sweeping.py one_thread"),
         M("begin) / len(runs)", "begin) * len(runs)", "test_sweeping.py seconds_of_a_group"),
         M(
             "for run in runs for result in train_group([run], data)",
@@ -503,7 +503,7 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/claims.py": [
         M("if each in known)", ")", "test_claims.py order"),
         M('each["id"] == claim.id', "True", "test_claims.py not_run"),
-        M("finding['holds'] is True", "finding['holds']", "test_claims.py reference_data"),
+        M("{held[True]} of", "{held[False]} of", "test_claims.py reference_data"),
         M("if begin and end", "if begin or end", "test_claims.py without_marks"),
     ],
     "bnrepro/experiment.py": [
@@ -527,7 +527,7 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/reference.py": [
         M("astype(float).round(3)", "astype(float).round(2)", "test_reference.py three_decimals"),
-        M('float_format="%.5g"', 'float_format="%.2g"', "test_reference.py come_back"),
+        M("())} else 5", "())} else 2", "test_reference.py come_back"),
         M("*MEASURED[table], *columns])", "*MEASURED[table]])", "test_reference.py by_its_name"),
         M("if name not in known()", "if not name", "test_api.py reference"),
     ],

@@ -95,7 +95,7 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
         ),
         (lambda: api.train(["+verify"]), "verify.sweep=learning_rates: only on the command line"),
         (lambda: api.train("seed=1"), "overrides=seed=1: must be a list"),
-        (lambda: api.sweep("foo"), "sweep=foo: must be one of batch_size, covariate_shift, figure1, "),
+        (lambda: api.sweep("foo"), "sweep=foo: must be one of accelerating, batch_size, covariate_shift, "),
         (lambda: api.sweep("figure1", ["train.steps=0"]), "train.steps=0: must be greater than 0"),
         (lambda: api.sweep("figure1", ["+sweep"]), "sweep=learning_rates: the sweep is figure1, which is given by its"),
         (lambda: api.sweep("figure1", ["+show"]), "sweep=learning_rates: the sweep is figure1, which is given by its"),
@@ -245,7 +245,7 @@ def test_the_reference_is_loaded_by_its_name(name: str, tmp_path: Path, monkeypa
 
 def test_a_reference_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(
-        InputError, match=r"^reference/foo: must be one of reference/batch_size, reference/covariate_shift"
+        InputError, match=r"^reference/foo: must be one of reference/accelerating, reference/batch_size"
     ):
         load("reference/foo")
     with pytest.raises(InputError, match=r"^reference/figure1: has no variants, so no overrides$"):

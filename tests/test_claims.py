@@ -60,14 +60,14 @@ def test_a_claim_has_what_was_found_in_the_reference_data(mine: Path) -> None:
         "value": 0.93,
         "low": 0.92,
         "bound": 1,
-        "held": "1 of 2",
+        "held": "holds in 1 of 2 findings, fails in 0",
         "criterion": "It ends at 50% or more.",
         "scale": "mnist, 3,000 to 50,000 steps, 2 seeds",
         "command": "python -m bnrepro +sweep=mine dataset=mnist",
         "figure": "mine/mine.png",
     }
     assert row["high"] != row["high"]
-    assert "> 0.930 [0.920, ]; 1 of 2 findings hold" in " ".join(spell_ledger(ledger()).split())
+    assert "> 0.930 [0.920, ]; holds in 1 of 2 findings, fails in 0" in " ".join(spell_ledger(ledger()).split())
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -82,7 +82,7 @@ def test_a_claim_without_reference_data_is_not_run(mine: Path, known: bool) -> N
 def test_nothing_found_is_a_verdict_too(mine: Path) -> None:
     find(mine, answer="can't be told from these runs")
     row = row_of("A2")
-    assert (row["verdict"], row["held"]) == ("can't be told from these runs", "0 of 0")
+    assert (row["verdict"], row["held"]) == ("can't be told from these runs", "holds in 0 of 0 findings, fails in 0")
 
 
 def test_the_papers_claims_are_in_its_order_and_others_follow(mine: Path) -> None:
@@ -108,7 +108,10 @@ def test_the_ledger_is_written_into_the_files_of_a_checkout(mine: Path) -> None:
     assert written == [reference / "claims.csv", reference / "claims.md", mine / "README.md"]
     header, first, *_ = (reference / "claims.csv").read_text().splitlines()
     assert header == ",".join(COLUMNS)
-    assert first.startswith("A2,Section 0,It learns.,reproduces,a|b,0.93,0.92,,3,1,1 of 1,It ends at 50% or more.,")
+    begin = (
+        'A2,Section 0,It learns.,reproduces,a|b,0.93,0.92,,3,1,"holds in 1 of 1 findings, fails in 0",It ends at 50%'
+    )
+    assert first.startswith(begin)
     page, readme = (path.read_text("utf-8") for path in written[1:])
     for text, link in ((page, "](mine/mine.png) |"), (readme, "](results/reference/mine/mine.png) |")):
         assert count(rows) in text

@@ -55,7 +55,7 @@ def test_short_commands_are_completed(given: str, meant: list[str]) -> None:
         (["model.foo=1"], "model.foo=1: no such key; known are name, hidden, activation, norm, "),
         (["seed=1", "model.foo=1", "model.init.foo=2"], "model.foo=1: no such key; known are name, hidden, "),
         (["train.steps=1", "train.step=2"], "train.step=2: no such key; known are steps, "),
-        (["sweep.grid.seed=[1]"], "sweep.grid.seed=[1]: only with a sweep: +sweep=NAME, of batch_size, covariate"),
+        (["sweep.grid.seed=[1]"], "sweep.grid.seed=[1]: only with a sweep: +sweep=NAME, of accelerating, batch_size"),
         (["optimizr.lr=1"], "optimizr.lr=1: no such key; known are hydra, train, diagnostics, seed, "),
         (["model.hidden=[1"], "model.hidden=[1: must be KEY=VALUE, or \"KEY='VALUE'\" with special characters ("),
         (

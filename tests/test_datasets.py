@@ -508,9 +508,12 @@ SIX = {file: records(20 if "test" in file else 10, seed) for seed, file in enume
 
 
 def archive(files: dict[str, bytes], folder: str = "cifar-10-batches-bin/", kind: bytes = tarfile.REGTYPE) -> bytes:
-    """Return a tar.gz of ``files``, all of this kind."""
+    """Return a tar.gz of ``files``, all of this kind, in the same bytes at any time of day."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+    with (
+        gzip.GzipFile(fileobj=packed, mode="w", compresslevel=1, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as tar,
+    ):
         for file, content in files.items():
             member = tarfile.TarInfo(f"{folder}{file}")
             member.size, member.type = len(content) if kind == tarfile.REGTYPE else 0, kind

@@ -71,7 +71,7 @@ def own(tmp_path: Path) -> Path:
 def test_sweeps_and_experiments_of_ones_own_are_found_in_the_current_folder(
     call: Callable[..., Ended], own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "must be one of batch_size, covariate_shift, figure1" in call("sweep=mine").err
+    assert "must be one of accelerating, batch_size, covariate_shift" in call("sweep=mine").err
     monkeypatch.chdir(own)
     ended = call("+sweep=mine", *TINY, "figures.formats=[png]")
     assert (ended.status, ended.out.splitlines()[0]) == (
@@ -79,8 +79,8 @@ def test_sweeps_and_experiments_of_ones_own_are_found_in_the_current_folder(
     )  # fmt: skip
     (table,) = (own / "results" / "mine").glob("*/score.csv")
     assert f"{table.relative_to(own)}\n" in ended.out
-    assert "learning_rates, mine, unstated" in call("sweep=foo").err
-    assert "learning_rates, mine, unstated" in call("sweep.dry_run=true").err
+    assert "learning_rates, mine, mini_batch" in call("sweep=foo").err
+    assert "learning_rates, mine, mini_batch" in call("sweep.dry_run=true").err
     script = call(*TINY, "figures.formats=[png]", script=own / "experiments" / "mine.py")
     assert (script.status, script.out.splitlines()) == (0, ended.out.splitlines()[1:])
 
@@ -150,7 +150,7 @@ def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], her
     assert (ended.status, ended.err) == (0, "")
     for part in (
         "python -m bnrepro +sweep ",
-        "sweep: batch_size, covariate_shift, figure1, implementation_mistakes, learning_rates",
+        "sweep: accelerating, batch_size, covariate_shift, depth, ",
         "adagrad",
         "batch_size: 60",
     ):
