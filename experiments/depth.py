@@ -192,7 +192,7 @@ def _against_depth(table: pd.DataFrame, quantities: dict[str, str]) -> Figure:
         if quantity == "best accuracy":
             parts.axis_of_accuracy(ax, min(of["high"].max(), 0.995))
         else:
-            most = 1 if quantity == "settings that train" else max(0.05, *(1.1 * of["value"].dropna()))
+            most = 1 if quantity == "settings that train" else max([0.05, *(1.1 * of["value"].dropna())])
             ax.set_ylim(bottom=-0.03, top=most + 0.03)
         ax.set(title=parts.activation_label(activation) if row == 0 else "", xticks=levels(table, "depth"))
         axes[-1, column].set_xlabel("hidden layers")
