@@ -18,6 +18,9 @@ from .experiment import PREDICTIONS, TABLE_OF, import_experiment
 from .presenting import present
 from .store import MEASURED, Results, Store
 
+EXACTLY: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3" else {}
+"""What makes pandas read the number that was written; before its version 3, the last bit may be another without it."""
+
 TABLES = ("runs", *MEASURED)
 """The tables of results, in the order in which they are given."""
 
@@ -103,7 +106,7 @@ def read_tables(folder: Path) -> Results:
         path = folder / f"{name}.csv.xz"
         if not path.exists():
             return pd.DataFrame({"run_id": []})
-        table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=False, na_values=[""])
+        table: pd.DataFrame = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=False, na_values=[""], **EXACTLY)
         texts = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
         return table.assign(**{name: table[name].map(base64.b64decode) for name in BYTES if name in table})
