@@ -123,7 +123,7 @@ class Network:
         outputs, new_state, steps = {IMAGES: x}, {}, []
         trained = set[str]()  # the layers whose outputs depend on parameters
         for name, layer, sources, used_up in self._steps:
-            entering: Any = outputs[sources[0]] if len(sources) == 1 else tuple(outputs[source] for source in sources)
+            entering = _one_or_all([outputs[source] for source in sources])
             if taps is not None and isinstance(layer, Nonlinearity):
                 taps.append(entering)
             outputs[name], new_state[name], step = layer.forward(params[name], state[name], entering, train=train)
@@ -236,8 +236,8 @@ class Network:
         return state | {name: averages[name] for name in gathered}
 
 
-def _one_or_all(items: list[Shape]) -> Any:
-    """Return what a layer takes: the only one, or a tuple of several."""
+def _one_or_all(items: Sequence[Any]) -> Any:
+    """Return what a layer takes, or its shape: the only one, or a tuple of several."""
     return items[0] if len(items) == 1 else tuple(items)
 
 
