@@ -224,10 +224,18 @@ def find_stored(
     missing = without(runs, store.finished() if store else set())
     if not missing:
         return runs, store, None
-    command = shlex.join(["python", "-m", "bnrepro", f"+sweep={name}", *overrides])
     stale = len(store.of_other_code(missing)) if store else 0
     told = f" ({stale} of them were computed by other code)" if stale else ""
-    return runs, store, f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}"
+    return (
+        runs,
+        store,
+        f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command_of(name, overrides)}",
+    )
+
+
+def command_of(name: str, overrides: Sequence[str]) -> str:
+    """Return the command that trains what is missing of a sweep, with these overrides besides its name."""
+    return shlex.join(["python", "-m", "bnrepro", f"+sweep={name}", *overrides])
 
 
 def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:

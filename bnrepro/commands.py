@@ -53,7 +53,7 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
-    from .api import failure_report, runs_of
+    from .api import command_of, failure_report, runs_of
     from .store import FILE, Store
     from .sweeping import Progress, run_all, without
 
@@ -85,7 +85,8 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
 
     progress = Progress(len(missing))
     drawn = presenting.figure_folder(folder, runs, overrides)
-    draw = partial(presenting.show, name, runs, folder, drawn, settings.figures)
+    command = command_of(name, [override for override in overrides if not override.startswith("sweep=")])
+    draw = partial(presenting.show, name, runs, folder, drawn, settings.figures, command)
     try:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
             run_all(runs, store, settings.compute, progress, force=settings.force)
@@ -93,7 +94,6 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
             draw()
     except KeyboardInterrupt as stop:
         left = len(without(runs, store.finished()))
-        command = shlex.join(["python", "-m", "bnrepro", *overrides])
         told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
@@ -178,7 +178,7 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
         InputError: if no run is stored, naming the command that trains them; or if training was asked for.
     """
     from . import presenting, reference
-    from .api import find_stored
+    from .api import command_of, find_stored
     from .sweeping import without
 
     if settings.dry_run or settings.force or settings.redraw:
@@ -202,4 +202,4 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
         if missing:
             print(missing)
         drawn = presenting.figure_folder(folder, runs, overrides)
-        presenting.show(name, runs, folder, drawn, settings.figures)
+        presenting.show(name, runs, folder, drawn, settings.figures, command_of(name, overrides))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -132,10 +132,11 @@ def show(
     sweep_folder: Path,
     folder: Path,
     figures: Figures,
+    command: str,
     *,
     quiet: bool = False,
 ) -> None:
-    """Show the experiment from those of the runs that are stored.
+    """Show the experiment from those of the runs that are stored, with a page of it all beside its figures.
 
     Args:
         name: of the sweep.
@@ -143,28 +144,41 @@ def show(
         sweep_folder: where they are stored.
         folder: for what is shown, as :func:`figure_folder` returns it.
         figures: how figures are drawn.
+        command: what trains the runs that are missing.
         quiet: print nothing.
 
     Raises:
         InputError: if no run is stored, or the experiment can't be imported.
     """
+    from . import report
+
     experiment = import_experiment(name)
     store = Store(sweep_folder)
     finished = store.finished()
     stored = [run for run in runs if (run.run_id, run.code) in finished]
     if not stored:
         raise InputError(f"{store.path}: none of the runs of {name} is stored")
-    told = f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}"
+    shown = Presented(f"no experiments/{name}.py, so no table and no figure; the runs are in {sweep_folder}", [])
     if experiment:
-        told = present(experiment, store.load(stored), folder, figures, expected=len(runs))
+        shown = present(experiment, store.load(stored), folder, figures, expected=len(runs))
         if folder != sweep_folder:
-            told += f"\n{_relative(write_settings(runs, folder))}"
+            shown.paths.append(write_settings(runs, folder))
+    page = report.page_of(name, command, store.load(runs), len(runs), shown.paths, folder)
     if not quiet:
-        print(told)
+        print("\n".join([shown.told, *(str(relative(path)) for path in [*shown.paths, page])]))
 
 
-def present(experiment: Experiment, results: Results, folder: Path, figures: Figures, expected: int) -> str:
-    """Analyse results, write tables, figures and verdicts, and return what there is to read of them.
+class Presented(NamedTuple):
+    """What there is to see of an experiment."""
+
+    told: str
+    """Tables and verdicts, to read on the screen."""
+    paths: list[Path]
+    """The files that were written."""
+
+
+def present(experiment: Experiment, results: Results, folder: Path, figures: Figures, expected: int) -> Presented:
+    """Analyse results, and write tables, figures and verdicts.
 
     Args:
         experiment: to be shown.
@@ -211,7 +225,7 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
         ]
         told = {"runs": count, "of": expected, "claims": claims}
         partial.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
-    return "\n".join([*lines, *(str(_relative(path)) for path in paths)])
+    return Presented("\n".join(lines), paths)
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
@@ -243,7 +257,8 @@ def _put_together(found: Sequence[tuple[dict[str, Any], Tables]]) -> Tables:
     }
 
 
-def _relative(path: Path) -> Path:
+def relative(path: Path) -> Path:
+    """Return a path as it is written from the current folder."""
     with suppress(ValueError):  # on another drive of Windows it stays absolute
         return Path(os.path.relpath(path))
     return path

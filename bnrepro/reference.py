@@ -15,7 +15,7 @@ from . import places
 from .config import Figures, RunConfig
 from .errors import InputError
 from .experiment import PREDICTIONS, TABLE_OF, import_experiment
-from .presenting import present
+from .presenting import present, relative
 from .store import MEASURED, Results, Store
 
 EXACTLY: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3" else {}
@@ -54,7 +54,8 @@ def show_reference(name: str, figures: Figures) -> None:
     experiment = import_experiment(name)
     assert experiment
     shown = places.REFERENCE if places.CHECKOUT else Path("results", "reference")
-    print(present(experiment, results, shown / name, figures, expected=len(results.runs)))
+    told, paths = present(experiment, results, shown / name, figures, expected=len(results.runs))
+    print("\n".join([told, *(str(relative(path)) for path in paths)]))
 
 
 def make_reference(name: str, runs: Sequence[RunConfig], sweep_folder: Path, figures: Figures) -> None:

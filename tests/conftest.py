@@ -62,7 +62,7 @@ def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are files without content: for commands of which something else is tested."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.write_text("<svg></svg>"))
 
 
 @pytest.fixture

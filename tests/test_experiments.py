@@ -195,7 +195,7 @@ def test_the_sweep_measures_what_is_needed_and_no_less_will_do(name: str) -> Non
 def test_the_same_results_make_the_same_bytes(name: str, tmp_path: Path) -> None:
     results = results_of(name, "one seed")
     for folder in ("a", "b"):
-        told = present(experiment(name), results, tmp_path / folder, PNG, expected=len(results.runs))
+        told = present(experiment(name), results, tmp_path / folder, PNG, expected=len(results.runs)).told
         assert "\nverdict: can't be told from these runs\n" in told
         assert max(len(line) for line in told.splitlines() if "/" not in line) <= 100
     names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())

@@ -143,7 +143,7 @@ def test_what_is_shown_is_printed_and_written(
     Store(folder, create=True).add(map(an_outcome, runs + others))
     every = Figures(width=None, style=None, formats=["png", "svg", "pdf"])
     drawn = folder / "0123abcd"
-    show("mine", runs, folder, drawn, every)
+    show("mine", runs, folder, drawn, every, "python -m bnrepro +sweep=mine")
     lines = capsys.readouterr().out.splitlines()
     files = [
         *(f"mine.{kind}" for kind in every.formats),
@@ -152,8 +152,9 @@ def test_what_is_shown_is_printed_and_written(
         "drawn/diverged.csv.xz",
         "verdict.json",
         "settings.json",
+        "report.html",
     ]
-    assert lines[-8:] == [os.path.relpath(drawn / file) for file in files]
+    assert lines[-9:] == [os.path.relpath(drawn / file) for file in files]
     assert {str(path.relative_to(drawn)) for path in drawn.rglob("*.*")} == set(files)
     assert lines[0] == "score:"
     assert lines[6:10] == [
@@ -179,7 +180,7 @@ def test_what_is_shown_is_printed_and_written(
 
 def test_what_varies_besides_is_shown_facet_by_facet(mine: Experiment, tmp_path: Path) -> None:
     runs = some_runs(train={"batch_size": [30, 60]})
-    both = present(mine, made_up(runs), tmp_path / "both", PNG, expected=8)
+    both = present(mine, made_up(runs), tmp_path / "both", PNG, expected=8).told
     tables = pd.read_csv(tmp_path / "both" / "score.csv")
     (claim,) = json.loads((tmp_path / "both" / "verdict.json").read_text("utf-8"))["claims"]
     for size, verdict in zip((30, 60), claim["verdicts"], strict=True):
@@ -203,7 +204,7 @@ def test_a_part_of_a_sweep_says_so(mine: Experiment, tmp_path: Path, monkeypatch
         return drawn
 
     object.__setattr__(mine, "draw", titled)
-    told = present(mine, made_up(some_runs()[:3]), tmp_path / "part", PNG, expected=4)
+    told = present(mine, made_up(some_runs()[:3]), tmp_path / "part", PNG, expected=4).told
     assert titles == ["3 of 4 runs"]
     assert "\nverdict (3 of 4 runs): reproduces\n" in told
 
@@ -214,11 +215,12 @@ def test_a_sweep_without_an_experiment_says_where_its_runs_are(
     (run,) = expand(settings(), {"seed": [0]})
     store = Store(tmp_path, create=True)
     with pytest.raises(InputError, match=r"none of the runs of nothing is stored$"):
-        show("nothing", [run], tmp_path, tmp_path, PNG)
+        show("nothing", [run], tmp_path, tmp_path, PNG, "python -m bnrepro")
     store.add([an_outcome(run)])
-    show("nothing", [run], tmp_path, tmp_path, PNG)
+    show("nothing", [run], tmp_path, tmp_path, PNG, "python -m bnrepro")
     assert capsys.readouterr().out == (
         f"no experiments/nothing.py, so no table and no figure; the runs are in {tmp_path}\n"
+        f"{os.path.relpath(tmp_path / 'report.html')}\n"
     )
 
 
