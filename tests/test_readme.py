@@ -110,17 +110,23 @@ def compared(table: str, *key: str) -> list[str]:
 
 
 def ratios(activation: str, quantity: str, window: str = "whole") -> tuple[str, str]:
-    found: Any = tables("covariate_shift")["compared"].xs((window, quantity), level=("window", "quantity"))
+    levels = ("train.probe_examples", "window", "quantity")
+    found: Any = tables("covariate_shift")["compared"].xs((120, window, quantity), level=levels)
     return span(rows(found, activation)["value"], "{:.2g}")
 
 
+def on_120(table: str, quantity: str, activation: str, norm: str) -> pd.Series:
+    """What was measured on 120 training images, by rate."""
+    return values("covariate_shift", table, quantity, activation, norm).xs(120, level="train.probe_examples")
+
+
 def smoothness(activation: str, rates: list[float]) -> tuple[str, str]:
-    found = [values("covariate_shift", "score", "smoothness", activation, norm) for norm in ("batch", "none")]
+    found = [on_120("score", "smoothness", activation, norm) for norm in ("batch", "none")]
     return span((found[0] / found[1])[rates], "{:.2g}")
 
 
 def singular(activation: str, norm: str, rates: list[float]) -> tuple[str, str]:
-    found = values("covariate_shift", "singular_values", "median", activation, norm)
+    found = on_120("singular_values", "median", activation, norm)
     return span(found[found.index.isin(rates)], "{:.2f}")
 
 
@@ -161,7 +167,8 @@ def spreads() -> pd.Series:
 def shifts() -> Sequence[Finding]:
     experiment = import_experiment("covariate_shift")
     assert experiment
-    return findings_of(experiment, tables("covariate_shift"), "2.2", "+gradient_shift")
+    findings = findings_of(experiment, tables("covariate_shift"), "2.2", "+gradient_shift")
+    return [finding for finding in findings if "probe of 120, whole" in finding.of]
 
 
 MIDDLE, PAPERS = "median of all", "the paper's"
