@@ -137,7 +137,7 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
     call("+sweep", *SMALL)
     old = set(trained)
     trained.clear()
-    ended = call("+sweep", *TINY, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]")
+    ended = call("+sweep", *but(SMALL, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]"))
     assert ended.out.startswith("learning_rates: 16 runs, 4 found finished in ")
     assert (len(trained), len(set(trained) | old)) == (12, 16)
     (folder,) = {Path(line).parent for line in ended.out.splitlines() if line.endswith(".png")}
@@ -279,7 +279,7 @@ def test_an_override_of_what_a_sweep_varies_is_told_and_in_the_settings_of_its_f
         "model.activation=tanh: in place of the sweep's [sigmoid, relu]",
         "seed=4,5: in place of the sweep's [0, 1, 2]",
     ]
-    given = [*TINY, "model.activation=tanh", "seed=4,5", "sweep.grid.optimizer.lr=[0.1]"]
+    given = [*SMALL[:-1], "model.activation=tanh", "seed=4,5"]
     first = call("+sweep", *given)
     assert first.status == 0, first.err
     assert sorted(first.out.splitlines()[:2]) == told
@@ -373,7 +373,7 @@ def test_figures_are_drawn_while_the_sweep_goes_on(
     done = threading.Semaphore(0)
     whole = presenting.present
 
-    def present(experiment: Any, results: Results, *rest: Any, **expected: Any) -> str:
+    def present(experiment: Any, results: Results, *rest: Any, **expected: Any) -> presenting.Presented:
         told = whole(experiment, results, *rest, **expected)
         drawn.append((len(results.runs), threading.current_thread().name))
         done.release()
@@ -399,7 +399,7 @@ def test_a_live_drawing_that_fails_is_no_matter(call: Callable[..., Ended], monk
     drawn: list[int] = []
     whole = presenting.present
 
-    def present(*arguments: Any, **expected: Any) -> str:
+    def present(*arguments: Any, **expected: Any) -> presenting.Presented:
         if threading.current_thread() is not threading.main_thread():
             drawn.append(1)
             raise ValueError("broken on purpose")
