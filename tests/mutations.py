@@ -242,7 +242,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("found.var(axis=0, ddof=1)", "found.var(axis=1, ddof=1)", "test_inference.py companions"),
     ],
     "bnrepro/training.py": [
-        M("if self.early_measurements:", "if True:", "test_training.py early"),
+        M("if self.early_measurements:", "if self.early_measurements is True:", "test_training.py early"),
         M("if self.early_measurements is True else", "if self.early_measurements else", "test_training.py geometric"),
         M(
             "            step=step,\n        )\n        self.before",
