@@ -452,12 +452,20 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/refining.py": [
         M("step = max(ratio, ", "step = max(1.0, ", "test_refining.py beyond_the_grid"),
-        M("not 1 / widest <= value / end <= widest", "not value / end <= widest", "test_refining.py beyond_the_grid"),
+        M(
+            "not 1 / widest <= value / end <= widest",
+            "not 0 < value / end <= widest",
+            "test_refining.py beyond_the_grid",
+        ),
         M("ends[0] == ends[1] or high", "high", "test_refining.py beyond_the_grid"),
         M("or high / low <= ratio", "or high - low <= ratio", "test_refining.py beyond_the_grid"),
         M("min(MOST_ROUNDED, spacing**0.25)", "MOST_ROUNDED", "test_refining.py beyond_the_grid"),
         M("if not all(key in finals for key in keys):", "if not keys:", "test_refining.py goes_on"),
-        M("axis not in (path, SEED)}", "axis != path}", "test_refining.py with_all_of_its_seeds"),
+        M(
+            "for i in range(0, len(runs), seeds)]",
+            "for i in range(len(runs))]",
+            "test_refining.py with_all_of_its_seeds",
+        ),
         M("if len(part.grid) > 1]", "]", "test_refining.py cannot_be_refined"),
         M(
             "list(combine(base, [*one_cell.items(), (path, every)]) if every else ())",
