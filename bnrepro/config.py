@@ -416,6 +416,16 @@ class Verify:
     """The number of stored runs that are trained again."""
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The question which reference data are made."""
+
+    sweeps: Annotated[list[str], Field(min_length=1)] | None
+    """The names of their sweeps, or ``all``; None if that is not the question."""
+    root: Annotated[str, Field(min_length=1)] | None
+    """A folder with the files of data sets, or with a folder for each by its name; None to download them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """The way in which figures are drawn; it changes no number."""
@@ -451,6 +461,7 @@ class Settings:
     """The extent of the benchmark; None unless that is the command."""
     claims: bool
     """Whether to list the paper's claims, and train nothing."""
+    reference: Reference
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
@@ -474,6 +485,7 @@ class Settings:
             compute=_compute(composed.get("compute")),
             benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
             claims=_outer(composed, "claims", bool),
+            reference=validated(Reference, composed.get("reference"), "reference"),
         )
 
 

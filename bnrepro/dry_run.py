@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,20 @@ CALIBRATION_POINTS = 5
 
 MOST_KINDS = 12
 """Kinds of runs that are calibrated; the others are taken to be like them."""
+
+
+class Estimate(NamedTuple):
+    """What it takes to train runs."""
+
+    groups: int
+    largest: int
+    """The runs of the largest group."""
+    at_once: int
+    seconds: float
+    source: str
+    """What the time is told by."""
+    memory: int | None
+    """The most bytes that a process that trains has, where the system tells."""
 
 
 def preview(
@@ -53,6 +68,26 @@ def preview(
         check()
         print("nothing to train")
         return
+    groups, largest, at_once, seconds, source, each = estimate(runs, missing, store, compute, check)
+    own = peak_memory()
+    print(f"{len(missing)} runs to train in {groups} groups of up to {largest}, {at_once} at once")
+    print(f"time: about {tqdm.format_interval(seconds)}, {source}")
+    if each is None or own is None:
+        print("memory: can't be measured on this system")
+    else:
+        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
+        print(f"memory: about {beside}{_megabytes(own)} here")
+    print("nothing was trained or stored: sweep.dry_run=true")
+
+
+def estimate(
+    runs: Sequence[RunConfig],
+    missing: Sequence[RunConfig],
+    store: Store | None,
+    compute: Compute,
+    check: Callable[[], object],
+) -> Estimate:
+    """Return what it takes to train the runs that are missing, of which there is one at least, as for ``preview``."""
     data = load_data(missing)
     with workers.start(compute, data) as started:
         at_once = max(1, started.count)
@@ -75,16 +110,8 @@ def preview(
         source = "by the times of stored runs" + (f", and {source}" if set(largest) - set(stored) else "")
     typical = float(np.mean(list(seconds.values())))
     total = sum(seconds.get(run.group_id, typical) for run in missing) / min(at_once, len(groups))
-    each, own = max((peak for _, peak in measured.values() if peak), default=None), peak_memory()
-    sizes = [len(group) for group in groups]
-    print(f"{len(missing)} runs to train in {len(groups)} groups of up to {max(sizes)}, {at_once} at once")
-    print(f"time: about {tqdm.format_interval(total)}, {source}")
-    if each is None or own is None:
-        print("memory: can't be measured on this system")
-    else:
-        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
-        print(f"memory: about {beside}{_megabytes(own)} here")
-    print("nothing was trained or stored: sweep.dry_run=true")
+    each = max((peak for _, peak in measured.values() if peak), default=None)
+    return Estimate(len(groups), max(map(len, groups)), at_once, total, source, each)
 
 
 def _begin(runs: Sequence[RunConfig], data: Dataset) -> None:
