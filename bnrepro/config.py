@@ -106,7 +106,8 @@ def _explained(errors: Sequence[ErrorDetails], key: str, kind: Any) -> str:
 
 
 def _path(error: ErrorDetails) -> list[str]:
-    return [part for part in map(str, error["loc"]) if "[" not in part]  # else the type that was tried, of several
+    # What is left out is the type that was tried, of several.
+    return [part for part in map(str, error["loc"]) if "[" not in part and part not in ("bool", "constrained-float")]
 
 
 def _allowed(error: ErrorDetails) -> str:

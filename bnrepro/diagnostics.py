@@ -187,34 +187,38 @@ def units(s: Snapshot) -> Mapping[str, Array]:
     Column("drift_wasserstein", "layer", "Wasserstein distance / σ"),
     Column("drift_mean", "layer", "distance of the means / σ"),
     Column("drift_std", "layer", "|log| of the ratio of the σ"),
+    Column("drift_floor", "layer", "Wasserstein distance of two halves / σ"),
 )
 def drift(s: Snapshot) -> Mapping[str, Array]:
     """Measure how what enters each unit has moved since the measurement before, on average over units.
 
     - drift_wasserstein: 1-Wasserstein distance;
     - drift_mean: distance of the means; both in units of the standard deviation before;
-    - drift_std: |log| of the ratio of the standard deviations.
+    - drift_std: |log| of the ratio of the standard deviations;
+    - drift_floor: what a finite sample shows where nothing moves: the 1-Wasserstein distance of two halves of the probe
+      batch, every other example and the rest, in units of the standard deviation now. The halves have P/2 examples
+      each, so that two independent samples of all P are about drift_floor / √2 apart.
 
-    NaN at the first measurement; units that did not vary are left out.
+    NaN at the first measurement, but for drift_floor; units that do not vary, or did not before, are left out.
     """
-    names = ("drift_wasserstein", "drift_mean", "drift_std")
-    if s.before is None:
-        nothing = np.full((len(s.lr), len(s.taps)), np.nan)
-        return dict.fromkeys(names, nothing)
+    names = ("drift_wasserstein", "drift_mean", "drift_std", "drift_floor")
     columns: list[tuple[Array, ...]] = []
     for name, z in s.taps.items():
-        now, before = units_of(z), units_of(s.before[name])
-        std, std_before = now.std(axis=1), before.std(axis=1)
+        now, before = units_of(z), units_of(z if s.before is None else s.before[name])
+        std, std_before, half = now.std(axis=1), before.std(axis=1), now.shape[1] // 2
         counted = varies(now) & varies(before)
-        spread = np.where(counted, std_before, 1)
+        spread, spread_now = np.where(counted, std_before, 1), np.where(counted, std, 1)
         moved = (
             wasserstein(now, before) / spread,
             np.abs(now.mean(axis=1) - before.mean(axis=1)) / spread,
-            np.abs(np.log(np.where(counted, std, 1) / spread)),
+            np.abs(np.log(spread_now / spread)),
         )
+        if s.before is None:
+            moved = (np.full_like(std, np.nan),) * 3
+        floor = wasserstein(now[:, : 2 * half : 2], now[:, 1 : 2 * half : 2]) / spread_now
         count = counted.sum(axis=1)
-        columns.append(tuple(np.where(counted, value, 0).sum(axis=1) / count for value in moved))
-    return {n: _per_layer(c, len(s.lr)) for n, c in zip(names, zip(*columns, strict=True), strict=True)}
+        columns.append(tuple(np.where(counted, value, 0).sum(axis=1) / count for value in (*moved, floor)))
+    return {n: _per_layer((found[i] for found in columns), len(s.lr)) for i, n in enumerate(names)}
 
 
 @measures(
@@ -229,20 +233,45 @@ def covariate_shift(s: Snapshot) -> Mapping[str, Array]:
     cos(G, G') (ideally 1).
 
     Differs from the definition in that both the update and the gradients are those of the probe batch, which keeps
-    the mini-batches of training out of it.
+    the mini-batches of training out of it; see :func:`minibatch_shift`.
     """
+    _, norms, cosines = _gradient_shift(s)
+    return {"shift_norm": norms, "shift_cosine": cosines}
+
+
+@measures(
+    Column("minibatch_gradient_norm", "layer", "‖G‖ of a mini-batch"),
+    Column("minibatch_shift_norm", "layer", "‖G − G'‖ of a mini-batch"),
+    Column("minibatch_shift_cosine", "layer", "cos(G, G') of a mini-batch"),
+)
+def minibatch_shift(s: Snapshot) -> Mapping[str, Array]:
+    """Measure internal covariate shift as :func:`covariate_shift` does, by the gradients of a training mini-batch.
+
+    That is Definition 2.1 of Santurkar et al. 2018 but for the mini-batch itself, which is not the one that the run is
+    trained on next. It is drawn by the number of the step alone, the same for all runs, from all training examples and
+    without replacement: its law is that of a mini-batch of shuffled epochs, without augmentation.
+    minibatch_gradient_norm is ‖G‖₂.
+    """
+    batch = next(minibatches(len(s.data.train_labels), s.batch_size, s.step))
+    x = s.data.inputs(s.data.train_images[None, batch], s.lr.dtype)
+    own = replace(s, x=x, targets=np.eye(s.data.classes, dtype=s.lr.dtype)[s.data.train_labels[None, batch]])
+    found = _gradient_shift(replace(own, grads=own.gradient(s.params)[1]))
+    return {column.name: values for column, values in zip(minibatch_shift.columns, found, strict=True)}
+
+
+def _gradient_shift(s: Snapshot) -> tuple[Array, Array, Array]:
+    """Return ‖G‖, ‖G − G'‖ and cos(G, G') of each weight layer, (R, K), for the examples of the snapshot."""
     stepped, mixed = s.after_a_step(), dict(s.params)
-    norms: list[Array] = []
-    cosines: list[Array] = []
+    found: list[tuple[Array, Array, Array]] = []
     for name in s.network.layers:
         if name in s.network.weights:
             before = _joined(_of_weights(s, name, s.grads))
             # Nothing precedes the first.
-            after = _joined(_of_weights(s, name, s.gradient(mixed)[1])) if norms else before
-            norms.append(gradient_norm([before - after]))
-            cosines.append(cosine(before, after))
+            after = _joined(_of_weights(s, name, s.gradient(mixed)[1])) if found else before
+            found.append((gradient_norm([before]), gradient_norm([before - after]), cosine(before, after)))
         mixed[name] = stepped[name]
-    return {"shift_norm": _per_layer(norms, len(s.lr)), "shift_cosine": _per_layer(cosines, len(s.lr))}
+    sizes, norms, cosines = (_per_layer(values, len(s.lr)) for values in zip(*found, strict=True))
+    return sizes, norms, cosines
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
@@ -427,6 +456,7 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "units": units,
     "drift": drift,
     "covariate_shift": covariate_shift,
+    "minibatch_shift": minibatch_shift,
     "jacobian": jacobian,
     "landscape": landscape,
     "weights": weights,

@@ -278,8 +278,9 @@ def axis_of_accuracy(ax: Axes, highest: float, bottom: float = 0.0, along: Liter
     functions = (lambda accuracy: -np.log10(np.clip(1 - accuracy, smallest, None)), lambda y: 1 - 10.0**-y)
     axis, spine = (ax.yaxis, ax.spines["left"]) if along == "y" else (ax.xaxis, ax.spines["bottom"])
     ax.set(**{f"{along}scale": FuncScale(axis, functions)})
-    error = max(1 - np.fmax(highest, 0.9), smallest)
-    ticks = [a for a in (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999) if 1 - a > 0.85 * error]
+    error = max(1 - np.fmax(highest, 0.5), smallest)
+    low = (0, 0.2, 0.4, 0.5, 0.6, 0.7) if error > 0.2 else (0, 0.5)
+    ticks = [a for a in (*low, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999) if 1 - a > 0.85 * error]
     axis.set_ticks(ticks, labels=[f"{a:g}" for a in ticks], fontsize=None if along == "y" else 8)
     ax.set(**{f"{along}lim": (bottom, 1 - 0.85 * error)})
     spine.set_bounds(0, 1 - 0.85 * error)

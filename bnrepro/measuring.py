@@ -50,6 +50,8 @@ class Snapshot:
     """The examples of a mini-batch that the runs are trained on."""
     evaluated: IntArray
     """The indices of the test examples on which the accuracy is measured."""
+    step: int
+    """The number of updates done so far."""
 
     def gradient(self, params: Params) -> tuple[Array, Params]:
         """Return the loss (R,) and the gradients on the probe batch at other parameters."""

@@ -11,10 +11,11 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from .data import ByteArray, Dataset, IntArray, Order, augmented, evenly, minibatches, training_batches
 from .diagnostics import gradient_norm
@@ -40,7 +41,8 @@ class Schedule:
         probe_examples: size of the fixed batch of training examples on which the loss, the gradient and the
             pre-activations are measured, with normalisation in training mode.
         eval_examples: test examples on which the accuracy is measured on the way; the final one takes all.
-        early_measurements: whether to make the log-spaced ones.
+        early_measurements: whether to make the log-spaced ones, whose steps grow by a half each; or the factor by
+            which they grow.
         predictions: whether to give the probabilities of the classes of all test examples in the end.
         order: how examples are put into mini-batches, by :func:`bnrepro.data.minibatches`.
     """
@@ -51,15 +53,19 @@ class Schedule:
     probe_examples: int
     eval_examples: int
     _: KW_ONLY
-    early_measurements: bool = True
+    early_measurements: (
+        Annotated[bool, Field(strict=True)] | Annotated[float, Field(ge=1.001, allow_inf_nan=False, strict=True)]
+    ) = True
     predictions: bool = False
     order: Order = "reshuffled"
 
     @property
     def measured_steps(self) -> list[int]:
-        """Return the steps to measure at: 0, growing by a half up to the even interval, evenly up to the last."""
-        interval = max(1, self.steps // self.measurements)
-        early = {n for k in range(64) if (n := int(1.5**k)) < interval} if self.early_measurements else set()
+        """Return the steps to measure at: 0, growing by a factor up to the even interval, evenly up to the last."""
+        interval, early = max(1, self.steps // self.measurements), set[int]()
+        if self.early_measurements:
+            factor = 1.5 if self.early_measurements is True else self.early_measurements
+            early.update(itertools.takewhile(lambda n: n < interval, (int(factor**k) for k in itertools.count())))
         return sorted({0, *early, *range(interval, self.steps, interval), self.steps})
 
 
@@ -342,6 +348,7 @@ class _Probe:
             data=self.data,
             batch_size=self.spec.schedule.batch_size,
             evaluated=evenly(len(self.data.test_labels), self.spec.schedule.eval_examples),
+            step=step,
         )
         self.before = group.runs, snapshot.taps
         found: dict[Level, Arrays] = {"run": {}, "layer": {}, "unit": {}}

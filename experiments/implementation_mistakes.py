@@ -26,6 +26,7 @@ TITLES = {
     "MomentumReversed": "momentum the wrong way round",
     "StatisticsOfTestBatch": "test images normalised in fours",
     "FrozenVariance": "running variance never updated",
+    "StatisticsFromZero": "running statistics start at 0",
     "OutsideGradient": "statistics outside the gradient",
     "PerPixel": "statistics per pixel",
 }

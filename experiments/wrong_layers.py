@@ -62,6 +62,23 @@ class FrozenVariance(BatchNorm):
 
 
 @dataclass(frozen=True)
+class StatisticsFromZero(BatchNorm):
+    """Moving averages of mean and variance start at 0, and nothing corrects them: they are too small early on."""
+
+    def init(self, rng: np.random.Generator, in_shape: Shape) -> tuple[Arrays, Arrays, Shape]:
+        """Return the right layer's parameters, and a state with a running variance of 0."""
+        params, state, out_shape = super().init(rng, in_shape)
+        return params, state | {"var": np.zeros_like(state["var"])}, out_shape
+
+    def _average(self, state: Arrays, mean: Array, var: Array, m: int) -> Arrays:
+        always = (
+            1 / (1 - self.momentum) if self.momentum < 1 else np.inf
+        )  # the new share is 1 − momentum from the start
+        settled = state | {"updates": np.full_like(state["updates"], always)}
+        return super()._average(settled, mean, var, m)
+
+
+@dataclass(frozen=True)
 class OutsideGradient(BatchNorm):
     """Mean and variance are taken for constants in the backward pass (Section 2), behind a bias b that they cancel."""
 

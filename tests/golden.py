@@ -59,13 +59,20 @@ def digits(binarize: bool) -> tuple[Array, Array, Array, Array]:
     return x[~tested], labels[~tested], x[tested], labels[tested]
 
 
-def minibatches(seed: Any, count: int, size: int) -> Iterator[Array]:
-    """In each epoch a permutation, cut into mini-batches; what is left of it is left out."""
+def minibatches(seed: Any, count: int, size: int, order: str = "reshuffled") -> Iterator[Array]:
+    """In each epoch a permutation, cut into mini-batches, the first one again if it is fixed; what is left is left out.
+
+    With replacement there are no epochs.
+    """
     rng = np.random.default_rng(seed)
+    while order == "replacement":
+        yield rng.integers(0, count, size)
+    permutation = rng.permutation(count)
     while True:
-        order = rng.permutation(count)
         for begin in range(0, count - size + 1, size):
-            yield order[begin : begin + size]
+            yield permutation[begin : begin + size]
+        if order != "fixed":
+            permutation = rng.permutation(count)
 
 
 def evenly(count: int, wanted: int) -> Array:
@@ -329,9 +336,10 @@ class Run:
 
     def _train(self) -> None:
         t = self.s.train
-        batches = minibatches(self.batch_seed, len(self.x), t.batch_size)
+        batches = minibatches(self.batch_seed, len(self.x), t.batch_size, t.order)
+        measured = measured_steps(t.steps, t.measurements, t.early_measurements)
         for step in range(t.steps):
-            if step in measured_steps(t.steps, t.measurements):
+            if step in measured:
                 self.measure(step)
             batch = next(batches)
             loss, grads, tape = self.loss_and_gradients(self.p, self.x[batch], self.labels[batch], step)
@@ -350,16 +358,15 @@ class Run:
         probe = evenly(len(self.x), self.s.train.probe_examples)
         x, labels = self.x[probe], self.labels[probe]
         loss, grads, tape = self.loss_and_gradients(self.p, x, labels, step)
-
-        # Santurkar et al. 2018, Definition 2.1: the gradient of W_i before and after an update of the layers below.
-        stepped, memory = dict(self.p), dict(self.memory)
-        self.update(stepped, grads, memory, step)
+        batch = next(minibatches(step, len(self.x), self.s.train.batch_size))
+        shifts = self.gradient_shifts(x, labels, step), self.gradient_shifts(self.x[batch], self.labels[batch], step)
         norms = []
-        for i in range(1, self.depth + 2):
-            below = {name: (stepped if int(name.strip(ascii_letters)) < i else self.p)[name] for name in self.p}
-            before, after = grads[f"W{i}"], self.loss_and_gradients(below, x, labels, step)[1][f"W{i}"]
-            row = {"step": step, "layer": i, "shift_norm": length(before - after)}
-            row["shift_cosine"] = float((before * after).sum() / (length(before) * length(after)))
+        for i, ((before, after), (own_before, own_after)) in enumerate(zip(*shifts, strict=True), start=1):
+            row: dict[str, float] = {"step": step, "layer": i}
+            row |= {"shift_norm": length(before - after), "shift_cosine": cosine(before, after)}
+            row["minibatch_gradient_norm"] = length(own_before)
+            row["minibatch_shift_norm"] = length(own_before - own_after)
+            row["minibatch_shift_cosine"] = cosine(own_before, own_after)
             if i <= self.depth:
                 z = tape[i - 1]["z"]
                 row |= {f"p{q}": float(np.percentile(z, q)) for q in (15, 50, 85)}
@@ -377,6 +384,16 @@ class Run:
             }
         )
         return loss
+
+    def gradient_shifts(self, x: Array, labels: Array, step: int) -> list[tuple[Array, Array]]:
+        """Santurkar et al. 2018, Definition 2.1: the gradient of each W_i before and after an update of those below."""
+        _, grads, _ = self.loss_and_gradients(self.p, x, labels, step)
+        stepped, memory, found = dict(self.p), dict(self.memory), []
+        self.update(stepped, grads, memory, step)
+        for i in range(1, self.depth + 2):
+            below = {name: (stepped if int(name.strip(ascii_letters)) < i else self.p)[name] for name in self.p}
+            found.append((grads[f"W{i}"], self.loss_and_gradients(below, x, labels, step)[1][f"W{i}"]))
+        return found
 
     def accuracy(self, examples: int, step: int) -> float:
         """Share of so many test images whose largest logit is that of their label."""
@@ -421,8 +438,16 @@ def length(a: Array) -> Any:
     return np.sqrt((a**2).sum())
 
 
-def measured_steps(steps: int, measurements: int) -> set[int]:
-    """0; growing by a half up to the even interval; then evenly, and the last."""
-    interval = max(1, steps // measurements)
-    early = {int(1.5**k) for k in range(40)}
+def cosine(a: Array, b: Array) -> float:
+    """Cosine of the angle between two."""
+    return float((a * b).sum() / (length(a) * length(b)))
+
+
+def measured_steps(steps: int, measurements: int, factor: bool | float) -> set[int]:
+    """0; growing by a factor up to the even interval, of 1.5 if none is given; then evenly, and the last."""
+    interval, early = max(1, steps // measurements), {0}
+    n = 1.0
+    while factor and n < interval:
+        early.add(int(n))
+        n *= 1.5 if factor is True else factor
     return {0, steps} | {n for n in early if n < interval} | set(range(0, steps, interval))

@@ -206,6 +206,13 @@ ROOMS: dict[str, list[Mutation]] = {
         M("z - z.mean(axis=1, keepdims=True)]", "z]", "test_diagnostics.py amplification"),
         M("norms[:, 0] / norms[:, -1]", "norms[:, -1] / norms[:, 0]", "test_diagnostics.py weights_before"),
         M("np.where(counted, std_before, 1)", "np.where(counted, std, 1)", "test_diagnostics.py drift"),
+        M("now[:, 1 : 2 * half : 2]", "now[:, half : 2 * half]", "test_diagnostics.py floor"),
+        M("replace(own, grads=own.gradient(s.params)[1])", "own", "test_diagnostics.py mini_batch_is_definition_2_1"),
+        M(
+            "minibatches(len(s.data.train_labels), s.batch_size, s.step)",
+            "minibatches(len(s.data.train_labels), s.batch_size, 0)",
+            "test_diagnostics.py drawn_by_the_step",
+        ),
         M("mixed[name] = stepped[name]", "mixed = dict(stepped)", "test_diagnostics.py definition_2_1"),
         M("eta = multiple * s.lr", "eta = multiple * np.ones_like(s.lr)", "test_diagnostics.py landscape"),
         M("np.asarray(q) / 100 * last", "np.asarray(q) / 100 * (last + 1)", "test_diagnostics.py percentiles"),
@@ -235,7 +242,13 @@ ROOMS: dict[str, list[Mutation]] = {
         M("found.var(axis=0, ddof=1)", "found.var(axis=1, ddof=1)", "test_inference.py companions"),
     ],
     "bnrepro/training.py": [
-        M("if self.early_measurements else", "if True else", "test_training.py early"),
+        M("if self.early_measurements:", "if True:", "test_training.py early"),
+        M("if self.early_measurements is True else", "if self.early_measurements else", "test_training.py geometric"),
+        M(
+            "            step=step,\n        )\n        self.before",
+            "            step=0,\n        )\n        self.before",
+            "test_golden.py",
+        ),
         M("len(chunk) * gradient + targets", "gradient + targets", "test_training.py predictions"),
         M("lr=group.lr * self.spec.lr_schedule(step)", "lr=group.lr", "test_training.py rate_in_force"),
         M(
@@ -260,7 +273,7 @@ ROOMS: dict[str, list[Mutation]] = {
             "test_training.py slow_recom",
         ),
         M("return taps if left.all() else", "return taps if left.any() else", "test_training.py all_diagnostics"),
-        M("interval = max(1, self.steps", "interval = max(2, self.steps", "test_training.py measured_steps"),
+        M("max(1, self.steps // self", "max(2, self.steps // self", "test_training.py measured_steps"),
     ],
     "bnrepro/recipe.py": [
         M('object.__setattr__(self, "placement", "before")', "pass", "test_config.py another_spelling"),

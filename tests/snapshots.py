@@ -110,6 +110,7 @@ def take(
             data=some_data(side),
             batch_size=6,
             evaluated=np.arange(1, 40, 2),
+            step=2,
         )
     )
     return measured(before, params=params, before=before.taps)

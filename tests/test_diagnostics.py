@@ -249,8 +249,9 @@ def test_every_entry_has_its_columns_in_their_shapes() -> None:
         "percentiles": ("p15", "p50", "p85"),
         "inactive": ("inactive",),
         "gradients": ("gradient_norm",),
-        "drift": ("drift_wasserstein", "drift_mean", "drift_std"),
+        "drift": ("drift_wasserstein", "drift_mean", "drift_std", "drift_floor"),
         "covariate_shift": ("shift_norm", "shift_cosine"),
+        "minibatch_shift": ("minibatch_gradient_norm", "minibatch_shift_norm", "minibatch_shift_cosine"),
         "jacobian": ("jacobian_min", "jacobian_median", "jacobian_max"),
         "weights": ("weight_norm", "effective_rate"),
         "moments": ("skewness", "kurtosis", "output_skewness", "output_kurtosis", "output_zeros"),
@@ -265,7 +266,7 @@ def test_every_entry_has_its_columns_in_their_shapes() -> None:
         for s in (take(network), replace(take(network), before=None), select(take(network), [1])):
             runs = len(s.lr)
             for name in DIAGNOSTICS:
-                depth = nonlinearities + (name in ("covariate_shift", "weights"))
+                depth = nonlinearities + (name in ("covariate_shift", "minibatch_shift", "weights"))
                 expected = dict.fromkeys(curve.get(name, ()), (runs,)) | dict.fromkeys(layers[name], (runs, depth))
                 expected |= dict.fromkeys(("p15", "p50", "p85"), (runs, units)) if name == "units" else {}
                 assert {k: v.shape for k, v in read(name, s).items()} == expected
@@ -372,7 +373,7 @@ def test_gradients_are_the_norms_of_the_weights_before_each_nonlinearity(network
 
 def slow_drift(s: Snapshot) -> dict[str, Array]:
     assert s.before is not None
-    found = np.full((3, len(s.lr), len(s.taps)), np.nan)
+    found = np.full((4, len(s.lr), len(s.taps)), np.nan)
     for (i, name), r in ((pair, r) for pair in enumerate(s.taps) for r in range(len(s.lr))):
         now, before = (a[name][r].reshape(len(a[name][r]), -1).T for a in (s.taps, s.before))
         moved = [
@@ -380,13 +381,14 @@ def slow_drift(s: Snapshot) -> dict[str, Array]:
                 wasserstein_distance(a, b) / np.std(b),
                 abs(np.mean(a) - np.mean(b)) / np.std(b),
                 abs(math.log(np.std(a) / np.std(b))),
+                wasserstein_distance(a[::2], a[1::2]) / np.std(a),
             )
             for a, b in zip(now, before, strict=True)
             if len(set(a)) > 1 and len(set(b)) > 1
         ]
         if moved:
             found[:, r, i] = np.mean(moved, axis=0)
-    return dict(zip(("drift_wasserstein", "drift_mean", "drift_std"), found, strict=True))
+    return dict(zip(("drift_wasserstein", "drift_mean", "drift_std", "drift_floor"), found, strict=True))
 
 
 def assert_columns(found: dict[str, Array], expected: dict[str, Array], tolerance: float = 1e-11) -> None:
@@ -419,12 +421,35 @@ def test_drift_leaves_out_units_that_do_not_vary(when: str, value: float) -> Non
     assert_columns(read("drift", s), expected)
 
 
-def test_drift_is_nan_at_the_first_measurement_and_zero_where_nothing_moved() -> None:
+def test_drift_is_nan_at_the_first_measurement_and_zero_where_nothing_moved_but_has_a_floor() -> None:
     s = take(NETWORKS["relu"])
-    for column in read("drift", replace(s, before=None)).values():
+    first, still = (read("drift", replace(s, before=before)) for before in (None, s.taps))
+    floors = first.pop("drift_floor"), still.pop("drift_floor")
+    np.testing.assert_array_equal(*floors)
+    assert (floors[0] > 0).all()
+    for column in first.values():
         np.testing.assert_array_equal(column, np.full((3, 3), np.nan))
-    for column in read("drift", replace(s, before=s.taps)).values():
+    for column in still.values():
         np.testing.assert_array_equal(column, np.zeros((3, 3)))
+
+
+def test_the_floor_of_drift_is_the_distance_of_every_other_example_from_the_rest() -> None:
+    # 0, 4 and 1, 7 lie 2 apart on average, the last of five is left out; σ of all is √(208/25).
+    s = take(mlp([1], 3, xavier, ReLU, None))
+    z: Array = np.array([0.0, 7.0, 4.0, 1.0, 6.0]).reshape(1, 5, 1) * np.ones((3, 1, 1))
+    for before in (None, {"nonlinearity1": 9 * z}):
+        found = read("drift", replace(s, taps={"nonlinearity1": z}, before=before))["drift_floor"]
+        np.testing.assert_allclose(found, np.full((3, 1), 2 / np.std([0, 7, 4, 1, 6])), rtol=1e-14)
+
+
+def test_the_floor_of_drift_falls_with_the_root_of_the_examples() -> None:
+    s, rng = take(mlp([200], 3, xavier, ReLU, None)), np.random.default_rng(0)
+    for examples in (60, 1000):
+        z, other = rng.standard_normal((2, 3, examples, 200))
+        floor = read("drift", replace(s, taps={"nonlinearity1": z}, before=None))["drift_floor"]
+        # Two empirical distribution functions of n values differ by about √(4/(π n)) ∫ √(Φ (1 − Φ)), tails apart.
+        np.testing.assert_allclose(floor * math.sqrt(examples / 2), 1.82, rtol=0.08)
+        assert wasserstein(z, other).mean() == pytest.approx(floor.mean() / math.sqrt(2), rel=0.08)
 
 
 def test_drift_of_a_hand_worked_shift_and_stretch() -> None:
@@ -477,6 +502,22 @@ def test_covariate_shift_is_definition_2_1(network: Network, optimizer: Optimize
     assert (found["shift_norm"][:, 0] == 0).all()
     np.testing.assert_allclose(found["shift_cosine"][:, 0], 1, rtol=1e-15)
     assert (found["shift_norm"][:, 1:] > 1e-6).all()
+
+
+@each_network
+def test_the_shift_on_a_mini_batch_is_definition_2_1_on_training_examples_drawn_by_the_step(network: Network) -> None:
+    s, seen = take(network, OPTIMIZERS["momentum"]), []
+    for step in (0, 7):
+        batch = np.random.default_rng(step).permutation(70)[:6]
+        x, targets = s.data.train_images[None, batch] / 255, np.eye(3)[s.data.train_labels[None, batch]]
+        own = measured(s, x=x, targets=targets)
+        expected = read("covariate_shift", own)
+        sizes = [gradient_norm([own.grads[name]["W"]]) for name in weight_layers(s)]
+        columns = {"gradient_norm": np.transpose(sizes), **expected}
+        found = read("minibatch_shift", replace(s, step=step))
+        assert_columns(found, {f"minibatch_{name}": value for name, value in columns.items()})
+        seen.append(found["minibatch_shift_norm"])
+    assert (seen[0][:, 1:] != seen[1][:, 1:]).all()
 
 
 @each_network

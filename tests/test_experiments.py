@@ -86,6 +86,7 @@ def test_every_sweep_has_its_experiment_and_the_other_way_round() -> None:
         "rules",
         "scale_invariance",
         "generalization",
+        "exercises",
     }
 
 

@@ -329,8 +329,9 @@ def test_steps_are_written_as_in_the_paper(step: float, text: str) -> None:
     ("highest", "ticks"),
     [
         (0.985, [0, 0.5, 0.8, 0.9, 0.95, 0.98]),
-        (0.2, [0, 0.5, 0.8, 0.9]),
-        (nan, [0, 0.5, 0.8, 0.9]),
+        (0.6, [0, 0.2, 0.4, 0.5, 0.6]),
+        (0.2, [0, 0.2, 0.4, 0.5]),
+        (nan, [0, 0.2, 0.4, 0.5]),
         (1.0, [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]),
     ],
 )
@@ -342,7 +343,7 @@ def test_accuracies_are_spaced_by_the_logarithm_of_the_error(
     axis, spine, column = (ax.yaxis, "left", 1) if along == "y" else (ax.xaxis, "bottom", 0)
     assert [*axis.get_majorticklocs()] == ticks
     assert [label.get_text() for label in axis.get_majorticklabels()] == [f"{tick:g}" for tick in ticks]
-    places = ax.transData.transform([(a, a) for a in (0.4, 0.6, 0.7, 0.8, np.fmax(highest, 0.9))])[:, column]
+    places = ax.transData.transform([(a, a) for a in (0.4, 0.6, 0.7, 0.8, np.fmax(highest, 0.5))])[:, column]
     assert places[3] - places[2] == pytest.approx(places[1] - places[0])  # errors of 0.3, 0.2 and of 0.6, 0.4
     assert places[4] <= ax.bbox.max[column]
     low, high = axis.get_view_interval()

@@ -18,7 +18,7 @@ from bnrepro.store import Results
 
 FEW = "train.steps=8 train.batch_size=30 train.measurements=8 train.probe_examples=25 train.eval_examples=200 seed=3"
 ONE_STEP = " ".join(but(FEW.split(), "train.steps=1"))
-DIAGNOSTICS = "diagnostics=[percentiles,inactive,gradients,covariate_shift]"
+DIAGNOSTICS = "diagnostics=[percentiles,inactive,gradients,covariate_shift,minibatch_shift]"
 """Those that golden.py computes too."""
 
 WORDS = {
@@ -78,6 +78,24 @@ OTHERS = {
     "the defaults of the CNN": "model=cnn train.steps=2",
     "some steps measured, over three epochs": " ".join(
         but(FEW.split(), "train.steps=11", "train.measurements=2", "train.batch_size=300")
+    ),
+    "steps measured that grow by a factor, with replacement": " ".join(
+        but(
+            FEW.split(),
+            "train.steps=9",
+            "train.measurements=1",
+            "train.early_measurements=1.2",
+            "train.order=replacement",
+        )
+    ),
+    "none measured early, in a fixed order": " ".join(
+        but(
+            FEW.split(),
+            "train.measurements=2",
+            "train.early_measurements=false",
+            "train.batch_size=700",
+            "train.order=fixed",
+        )
     ),
     "three hidden layers": f"{FEW} model.hidden=[6,9,4] model.norm=batch optimizer.lr=2.0",
     "three stages of a larger kernel": f"{FEW} model=cnn model.channels=[2,3,4] model.kernel=5 model.dropout=0.6",

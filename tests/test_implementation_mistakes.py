@@ -78,6 +78,12 @@ def test_frozen_variance_stays_0_and_scales_inference_by_1_over_the_root_of_eps(
     np.testing.assert_allclose(y, 1000 * (X - X.mean(axis=1, keepdims=True)), rtol=1e-10, atol=1e-10)
 
 
+def test_statistics_from_zero_lack_the_share_of_the_past_that_there_was_not() -> None:
+    _, state = trained(layers.StatisticsFromZero(momentum=0.9), X, X)
+    np.testing.assert_allclose(state["mean"], (1 - 0.9**2) * X.mean(axis=1, keepdims=True))
+    np.testing.assert_allclose(state["var"], (1 - 0.9**2) * X.var(axis=1, keepdims=True, ddof=1))
+
+
 @pytest.mark.parametrize(("x", "dy"), [(X, DY), (IMAGES, DY_IMAGES)], ids=["dense", "images"])
 def test_outside_gradient_takes_mean_and_variance_for_constants(x: Array, dy: Array) -> None:
     layer = layers.OutsideGradient(eps=0.1)

@@ -492,6 +492,32 @@ def test_early_measurements_can_be_left_out() -> None:
     assert Schedule(20, 1, 2, 1, 1, early_measurements=False).measured_steps == [0, 10, 20]
 
 
+@given(
+    steps=st.integers(1, 100_000),
+    measurements=st.integers(1, 20),
+    factor=st.floats(1.001, 4) | st.sampled_from([1.001, 1e300]),
+)
+@settings(deadline=None, derandomize=True, max_examples=100)
+def test_early_measurements_grow_by_the_factor_that_is_given(steps: int, measurements: int, factor: float) -> None:
+    even, measured = (
+        Schedule(steps, 1, measurements, 1, 1, early_measurements=early).measured_steps for early in (False, factor)
+    )
+    interval = even[1]
+    early = [n for n in measured if n < interval]
+    assert [n for n in measured if n >= interval] == even[1:]  # which goes on as it was
+    assert all(b <= factor * a + factor for a, b in itertools.pairwise([*early[1:], interval]))
+    assert early[1:2] == [1][: interval - 1]
+    assert len(early) <= 2 + math.log(interval, factor)
+
+
+def test_a_factor_is_the_spacing_of_a_geometric_grid() -> None:
+    grid = Schedule(30_000, 1, 1, 1, 1, early_measurements=1.05).measured_steps
+    assert grid[:26] == [*range(24), 25, 26]
+    assert all(b - a <= max(1, 0.05 * a + 1) for a, b in itertools.pairwise(grid))
+    assert len(grid) < 180
+    assert Schedule(99, 1, 1, 1, 1, early_measurements=1.5).measured_steps == Schedule(99, 1, 1, 1, 1).measured_steps
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_predictions_are_the_softmax_of_all_test_examples_if_they_are_asked_for(norm: str) -> None:
     group = replace(DIVERGING, norm=norm, schedule=replace(SCHEDULE, predictions=True))

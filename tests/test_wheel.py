@@ -99,7 +99,7 @@ def test_sweeps_train_and_draw(run: Run) -> None:
     assert lines[0].startswith("learning_rates: 32 runs, 0 found finished in ")
     assert [(run.folder / line).name for line in lines if line.endswith(".png")] == ["accuracy.png", "convergence.png"]
     lines = run(["python", "-m", "bnrepro", "+sweep=implementation_mistakes", *SHORT])
-    assert lines[0].startswith("implementation_mistakes: 16 runs, 0 found finished in ")
+    assert lines[0].startswith("implementation_mistakes: 18 runs, 0 found finished in ")
     (figure,) = (run.folder / line for line in lines if line.endswith(".png"))
     assert figure.stat().st_size > 10_000
     (store,) = (run.folder / "results" / "learning_rates").glob("*.sqlite")
