@@ -149,7 +149,12 @@ def _write_pages(rows: pd.DataFrame) -> None:
     from . import stale
 
     if places.CHECKOUT:
-        for path in [*room.write_ledger(rows, places.CHECKOUT), *stale.write_table(places.CHECKOUT)]:
+        found = stale.standings()
+        old = [name for name, (state, _) in found.items() if state == stale.STALE]
+        for path in [
+            *room.write_ledger(rows, places.CHECKOUT, old),
+            *stale.write_table(places.CHECKOUT, found),
+        ]:
             print(path.relative_to(places.CHECKOUT))
 
 

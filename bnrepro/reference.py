@@ -195,7 +195,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     """Read one of the tables of :func:`read_tables`."""
     path = folder / f"{name}.csv.xz"
     if not path.exists():
-        return pd.DataFrame({"run_id": []})
+        return pd.DataFrame({key: [] for key in ("run_id", *MEASURED.get(name, []))})
     as_text = dict.fromkeys(("run_id", "code", "digest"), str)
     table: pd.DataFrame = pd.read_csv(path, dtype=as_text, keep_default_na=False, na_values=[""], **EXACTLY)
     texts = table.select_dtypes(exclude=["number", "bool"])

@@ -191,27 +191,31 @@ def describe(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def table() -> str:
+def standings() -> dict[str, Standing]:
+    """Return the standing of all reference data there are, in the order in which they are made."""
+    return {name: standing(name) for name in sorted(known(), key=[*full_scale(), *known()].index)}
+
+
+def _table(found_of: Mapping[str, Standing]) -> str:
     """Write what reference data there are, and whether they are stale, as a table in Markdown."""
     rows = [("folder", "command", "runs", "time on one core", "engine and machine", "date", "code"), ("---",) * 7]
-    for name in sorted(known(), key=[*full_scale(), *known()].index):
-        runs = read_table(places.REFERENCE / name, "runs")
-        told, found = describe(runs), standing(name, runs)
+    for name, found in found_of.items():
+        told = describe(read_table(places.REFERENCE / name, "runs"))
         code = found.state + (f": {found.reason}" if found.reason else "")
         machine = f"{told['engine']}; {told['machine']}"
         rows.append((f"`{name}`", f"`{command(name)}`", told["runs"], told["time"], machine, told["date"], code))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def write_table(checkout: Path) -> Iterator[Path]:
-    """Write the table of reference data into their page in a checkout, between its marks."""
+def write_table(checkout: Path, found_of: Mapping[str, Standing]) -> Iterator[Path]:
+    """Write the table of reference data, whose standing is given, into their page in a checkout, between its marks."""
     from .figures import atomic_write
 
     page = checkout / "results" / "reference" / "README.md"
     before, begin, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if begin and end:
-        text = f"{before}{BEGIN}\n{table()}{END}{after}"
+        text = f"{before}{BEGIN}\n{_table(found_of)}{END}{after}"
         with atomic_write(page) as partial:
             partial.write_text(text, "utf-8")
         yield page
