@@ -121,7 +121,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
             highest = tables["rates"].xs(quantity, level="quantity")["value"].max()
             parts.axis_of_accuracy(ax, highest + 0.25 * (1 - highest), along="x")
         else:
-            ax.set_xscale("log")
+            parts.axis_of_ratios(ax.xaxis)
     for ax in axes[:, 0]:
         ax.set_ylabel("variant")
     best = Line2D([], [], label=f"{PAPER} at its best rate", **parts.REFERENCE)
