@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from made_up import made_up, runs_of
 
 from bnrepro.analysis import Answer, is_among, judge
 from bnrepro.experiment import Experiment, import_experiment
@@ -136,3 +137,21 @@ def test_every_claim_is_permuted_or_has_a_reason_not_to_be(name: str) -> None:
 def test_a_claim_hardly_ever_reproduces_where_there_is_nothing_in_it(name: str) -> None:
     found = shares(name, 200)
     assert {id_: share for id_, share in found.items() if share > MOST} == {}
+
+
+@pytest.mark.parametrize("name", ["batch_size", "growing_rate"])
+def test_where_that_takes_seconds_it_is_tried_each_time(name: str) -> None:
+    assert max(shares(name, 40).values()) <= MOST
+
+
+def test_only_runs_that_differ_in_the_arms_alone_change_places() -> None:
+    results = made_up(runs_of("batch_size"))
+    other = permuted(results, NORM, np.random.default_rng(0))
+    assert (other.runs["run_id"] != results.runs["run_id"]).mean() > 0.3
+    for columns in (["seed", "train.batch_size"], ["norm", "lr"]):
+        assert other.runs[columns].equals(results.runs[columns])
+    block = ["seed", "train.batch_size", "activation", "lr"]
+    before, after = (each.runs.groupby(block)["run_id"].agg(set) for each in (results, other))
+    assert before.equals(after)
+    whose = results.runs.set_index("run_id")["test_accuracy"]
+    assert other.runs.set_index("run_id")["test_accuracy"].equals(whose.reindex(other.runs["run_id"]))
