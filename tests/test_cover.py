@@ -45,7 +45,7 @@ def difference(rng: np.random.Generator, draw: Callable[[int], np.ndarray], n: i
 
 def ratio(rng: np.random.Generator, draw: Callable[[int], np.ndarray], n: int) -> Estimate:
     pairs = pd.Series(rng.normal(0, 1, n))
-    return analysis.ratio(np.exp(pairs + draw(n)), np.exp(pairs))
+    return analysis.ratio((pairs + draw(n)).map(np.exp), pairs.map(np.exp))
 
 
 def between(rng: np.random.Generator, draw: Callable[[int], np.ndarray], n: int) -> Estimate:
@@ -65,7 +65,8 @@ def speed_up_to(rng: np.random.Generator, draw: Callable[[int], np.ndarray], n: 
                 {"run_id": np.repeat(ids, len(MEASURED)), "step": np.tile(MEASURED, n), "test_accuracy": there.ravel()}
             )
         )
-    return analysis.speed_up_to(0.5, *runs, pd.concat(curves))
+    plain_runs, other_runs = runs
+    return analysis.speed_up_to(0.5, plain_runs, other_runs, pd.concat(curves))
 
 
 def jackknife(rng: np.random.Generator, draw: Callable[[int], np.ndarray], n: int) -> Estimate:

@@ -82,7 +82,7 @@ def permuted(results: Results, arms: Sequence[str], rng: np.random.Generator) ->
     places, others = np.lexsort((np.arange(len(runs)), blocks)), np.lexsort((rng.random(len(runs)), blocks))
     source = np.empty(len(runs), int)
     source[places] = others
-    own = [column for column in runs if not is_setting(column)]
+    own = [str(column) for column in runs if not is_setting(column)]
     changed = runs.assign(**{column: runs[column].to_numpy()[source] for column in own})
     return Results(changed, *(results.table(name) for name in MEASURED))
 
@@ -92,7 +92,7 @@ def shuffled(results: Results, rng: np.random.Generator) -> Results:
     tables = []
     for name, keys in MEASURED.items():
         table = results.table(name)
-        own = [column for column in table if column not in ("run_id", *keys)]
+        own = [str(column) for column in table if column not in ("run_id", *keys)]
         tables.append(table.assign(**{c: table[c].to_numpy()[rng.permutation(len(table))] for c in own}))
     return Results(results.runs, *tables)
 
