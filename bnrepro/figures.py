@@ -346,15 +346,16 @@ def arms(norms: Iterable[str], **changes: Any) -> list[Artist]:
     return [Line2D([], [], **style(norm, norms) | changes) for norm in norms]
 
 
-def band_over(seeds: int) -> list[Artist]:
-    """Return what a legend has of lines with bands: nothing if there is one seed."""
-    label = f"range over {seeds} seeds (line: median)"
+def band_over(seeds: int, least: int | None = None) -> list[Artist]:
+    """Return what a legend has of lines with bands, of some of them over ``least`` seeds: nothing if there is one."""
+    few = f"{least} to " if least not in (None, seeds) else ""
+    label = f"range over {few}{seeds} seeds (line: median)"
     return [Patch(color="0.5", alpha=0.3, linewidth=0, label=label)] if seeds > 1 else []
 
 
 def arms_and_seeds(diverged: pd.DataFrame, **changes: Any) -> list[Artist]:
     """Return what a legend has of arms, bands and crosses, by a table of shares of the seeds that diverged."""
-    handles = [*arms(levels(diverged, "norm"), **changes), *band_over(int(diverged["n"].max()))]
+    handles = [*arms(levels(diverged, "norm"), **changes), *band_over(diverged["n"].max(), diverged["n"].min())]
     return [*handles, cross()] if diverged["value"].any() else handles
 
 

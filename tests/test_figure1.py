@@ -1,5 +1,6 @@
 """The paper's Figure 1 and ours: distances, choices and drifts known by construction, and what figures show of them."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -102,6 +103,10 @@ def at(std: float | None, lr: float) -> dict[str, Any]:
 )
 def test_the_distance_from_the_paper_is_known(norm: str, curves: list[Curve], largest: float, average: float) -> None:
     score = analysed(*seeds_of(norm, *curves))["score"]
+    late = [step for step in PRINTED[norm] if step >= 40_000]
+    ends = [np.mean([curve[step] - PRINTED[norm][step] for step in late]) for curve in curves]
+    end = estimate(score, norm, "std 0.1", 0.1, "difference at the end")
+    assert end == pytest.approx(mean(pd.Series(ends)), nan_ok=True)
     assert estimate(score, norm, "std 0.1", 0.1, LARGEST).value == pytest.approx(largest, abs=1e-9)
     assert estimate(score, norm, "std 0.1", 0.1, MEAN).value == pytest.approx(average, abs=1e-9)
 
@@ -246,8 +251,47 @@ def test_a_curve_that_is_the_other_arms_does_not_hold() -> None:
     assert judge(findings_of(figure1, analysed(*runs), "4.1a")) == "does not reproduce"
 
 
+# What the choice is made among
+
+
+def test_a_choice_is_judged_by_the_seeds_that_it_was_made_without() -> None:
+    """Of A the differences of both seeds are 0.002, of B 0 and 0.006: without the second seed, B is nearer."""
+    runs = [a_run("none", off_by("none", 0), seed=seed, **at(std, 1)) for std in (0.1, 0.2, 0.3) for seed in (0, 1)]
+    runs += seeds_of("batch", *(off_by("batch", d) for d in (0.002, 0.002)), **at(0.1, 1))
+    runs += seeds_of("batch", *(off_by("batch", d) for d in (0, 0.006)), **at(0.2, 1))
+    runs += seeds_of("batch", *[off_by("batch", 0.02)] * 2, **at(0.3, 1))
+    runs += [a_run("batch", off_by("batch", 0.002), seed=2, **at(0.1, 1))]  # which the other settings do not have
+    for tables, n in ((analysed(*runs), 3), (analysed(*runs[:-1]), 2)):
+        for choice in ("one for both", "each its own"):
+            found = rows(tables["chosen"], choice, "batch", "std 0.1", 1.0)["value"]
+            assert found["settings"] == 3
+            assert found["settings within the bound"] == 2
+            assert found["of one seed"] == pytest.approx(0.002)
+            assert found["of one seed left out"] == pytest.approx((0.002 + 0.006) / 2)
+            assert found["same choice without it"] == 0.5
+            assert estimate(tables["chosen"], choice, "batch", "std 0.1", 1.0, "settings").n == n
+        assert rows(tables["chosen"], "one for both", "none", "std 0.1", 1.0)["value"]["settings within the bound"] == 2
+        assert (
+            rows(tables["chosen"], "each its own", "none")["value"].xs("settings within the bound", level=2).iloc[0]
+            == 3
+        )
+        swapped = rows(tables["chosen"], "each its own, swapped", "none").droplevel([0, 1])["value"]
+        assert swapped["settings within the bound"] == 0
+        assert swapped["of one seed"] > 0.02
+    alone = analysed(*(run for run in runs if run["seed"] == 0))["chosen"]
+    assert "of one seed left out" not in alone.index.unique("quantity")
+    assert rows(alone, "each its own", "batch", "std 0.2", 1.0)["value"]["settings within the bound"] == 2
+
+
+def test_the_bound_is_about_what_the_papers_curves_differ_by() -> None:
+    steps = np.linspace(12_000, 44_000, 33)
+    none, batch = (np.interp(steps, [*curve], [*curve.values()]) for curve in (PRINTED["none"], PRINTED["batch"]))
+    assert [round(float(f(batch - none)), 3) for f in (np.min, np.mean, np.max)] == [0.007, 0.011, 0.022]
+
+
 # Units
 
+WINDOWS = ("whole", "after a tenth")
 FLAT = {unit: {0: 0.0, 10: 0.0} for unit in (1, 2)}
 
 
@@ -270,40 +314,72 @@ def test_where_all_runs_have_units_each_setting_and_seed_counts_once() -> None:
     assert found == pytest.approx(Estimate(0.001, 0.001, 0.001, 2))
 
 
-DRIFTING = {
-    1: {20_000: 3.0, 0: 0.0, 10_000: 2.0},  # changes 2 + 1; in the order of the rows 3 + 2
-    2: {0: 5.0, 10_000: 5.0, 20_000: 4.0},  # 1, although far from 0
-    3: {0: 0.0, 10_000: 1.0, 20_000: 0.0},  # 1 + 1, although it comes back
-    4: {0: 0.0, 4_000: -2.0, 20_000: 0.0, 30_000: math.inf},  # 2 + 2, half of it before step 5,000
-}
+SETTING = "std 0.1, learning rate 0.1"
 
 
-@pytest.mark.parametrize(
-    ("units", "order", "typical"),
-    [
-        ((1, 2, 3, 4), [2, 3, 1, 4], {"changes": 2, "range": 1, "changes after a tenth": 1, "range after a tenth": 1}),
-        ((1, 3, 4), [3, 1, 4], {"changes": 3, "range": 3, "changes after a tenth": 1, "range after a tenth": 1}),
-        ((4,), [4], {"changes": 4, "range": 2, "changes after a tenth": math.nan, "range after a tenth": 0}),
-    ],
-)
-def test_the_typical_unit_is_that_of_median_drift(
-    units: tuple[int, ...], order: list[int], typical: dict[str, float]
-) -> None:
-    tables = analysed(a_run("batch", PAPER, {unit: DRIFTING[unit] for unit in units}))
-    found = rows(tables["drift"], "batch", "typical", "std 0.1, learning rate 0.1")
-    assert found["value"].to_dict() == pytest.approx(typical, nan_ok=True)
-    inputs = rows(tables["inputs"], "batch", "std 0.1, learning rate 0.1, seed 0")
-    assert inputs.index.unique("unit").tolist() == order
-    x = {step / 50_000: median for step, median in DRIFTING[order[0]].items() if median < math.inf}
-    shown = rows(inputs, order[0])
-    assert shown["value"].to_dict() == x
-    assert shown["low"].to_dict() == {at: median - 1 for at, median in x.items()}
-    assert shown["high"].to_dict() == {at: median + 2 for at, median in x.items()}
+def path(*medians: float) -> dict[int, float]:
+    """Medians at the first of the steps that are measured evenly, and others between them, which do not count."""
+    return {0: 90.0, 7: -90.0} | {500 * i: median for i, median in enumerate(medians, start=1)}
+
+
+JITTER, STEP, FAR = path(*[0.0, 1.0] * 10), path(*[0.0] * 10, *[1.0] * 10), path(*range(20))
+"""Their smoothed medians range over 1/5, 1 and 15, their medians change by 19, 1 and 19."""
+
+
+def drift_of(tables: Tables, norm: str, unit: str, setting: str = SETTING) -> dict[tuple[str, str, str], float]:
+    found: Any = rows(tables["drift"], norm, unit, setting)["value"].to_dict()
+    return dict(found)
+
+
+def test_the_drift_of_a_unit_by_hand() -> None:
+    """Step 5,000, after which the median rises, is the tenth point: smoothed it is 4/9 of the way up."""
+    by_hand = {
+        ("whole", "smoothed", "range"): 1,
+        ("whole", "smoothed", "changes"): 1,
+        ("whole", "measured", "range"): 1,
+        ("whole", "measured", "changes"): 1,
+        ("after a tenth", "smoothed", "range"): 5 / 9,
+        ("after a tenth", "smoothed", "changes"): 5 / 9,
+        ("after a tenth", "measured", "range"): 1,
+        ("after a tenth", "measured", "changes"): 1,
+    }
+    by_hand |= {(window, curve, f"{q} / spread"): x / 3 for (window, curve, q), x in by_hand.items()}
+    found = analysed(a_run("batch", PAPER, {4: STEP | {49_500: math.inf}}))
+    for unit in ("typical", "typical by changes", "median of all"):
+        assert drift_of(found, "batch", unit) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(("length", "seed"), [(1, 0), (3, 1), (9, 2), (40, 3)])
+def test_the_drift_of_any_unit_is_that_of_plain_loops(length: int, seed: int) -> None:
+    medians = np.random.default_rng(seed).normal(size=length).tolist()
+    smooth = [float(np.mean(medians[max(0, i - 4) : i + 5])) for i in range(length)]
+    found = drift_of(analysed(a_run("batch", PAPER, {1: path(*medians)})), "batch", "typical")
+    for curve, values in (("measured", medians), ("smoothed", smooth)):
+        for window, first in (("whole", 0), ("after a tenth", 9)):
+            if late := values[first:]:
+                assert found[window, curve, "range"] == pytest.approx(max(late) - min(late))
+            if len(late) > 1:
+                changes = sum(abs(y - x) for x, y in itertools.pairwise(late))
+                assert found[window, curve, "changes"] == pytest.approx(changes)
+
+
+def test_the_typical_unit_is_in_the_middle_by_the_range_of_its_smoothed_median_whatever_its_jitter() -> None:
+    units = {1: FAR, 2: STEP, 3: JITTER, 5: path(*[0.0, 1.5] * 10)}
+    tables = analysed(a_run("batch", PAPER, units))
+    inputs, typical = (rows(tables[name], "batch", f"{SETTING}, seed 0") for name in ("inputs", "typical"))
+    assert typical["value"].to_dict() == {"typical": 5, "typical by changes": 1}
+    assert inputs.index.unique("unit").tolist() == [3, 5, 2, 1]
+    assert drift_of(tables, "batch", "typical")["whole", "measured", "changes"] == pytest.approx(19 * 1.5)
+    assert drift_of(tables, "batch", "typical by changes")["whole", "measured", "range"] == 19
+    shown = rows(inputs, 2)  # whatever was measured, evenly or not
+    assert shown["value"].to_dict() == {step / 50_000: median for step, median in STEP.items()}
+    assert (shown["value"] - shown["low"]).unique() == 1
+    assert (shown["high"] - shown["value"]).unique() == 2
 
 
 def test_drift_is_the_mean_over_seeds_of_the_setting_that_was_measured_most_and_a_diverged_run_has_none() -> None:
     def unit(size: float) -> Bands:
-        return {1: {0: 0.0, 50_000: size}, 2: {0: 0.0, 50_000: 2 * size}, 3: {0: 0.0, 50_000: 6 * size}}
+        return {1: path(0, size), 2: path(0, 2 * size), 3: path(0, 6 * size)}
 
     runs = [
         a_run("none", off_by("none", 0), unit(1), measurements=200, seed=1),
@@ -312,50 +388,71 @@ def test_drift_is_the_mean_over_seeds_of_the_setting_that_was_measured_most_and_
         a_run("none", off_by("none", 0), unit(300), measurements=200, lr=3),
         a_run("none", off_by("none", 0), unit(500), seed=3),
     ]
-    tables = analysed(*runs)
-    for which, values in (("typical", [2, 4]), ("median of all", [2, 4])):
-        found = estimate(tables["drift"], "none", which, "std 0.1, learning rate 0.1", "changes")
+    tables, changes = analysed(*runs), ("whole", "measured", "changes")
+    for which, values in (("typical by changes", [2, 4]), ("median of all", [2, 4])):
+        found = estimate(tables["drift"], "none", which, SETTING, *changes)
         assert found == pytest.approx(mean(pd.Series(values)))
-    assert tables["inputs"].index.unique("setting").tolist() == ["std 0.1, learning rate 0.1, seed 0", "the paper's"]
-    only = analysed(diverged("none", units=unit(1)))
-    assert estimate(only["drift"], "none", "typical", "std 0.1, learning rate 0.1", "changes")[3:] == NOTHING[3:]
-    assert only["inputs"].index.unique("setting")[0] == "std 0.1, learning rate 0.1, seed 0, diverged"
+    assert tables["inputs"].index.unique("setting").tolist() == [f"{SETTING}, seed 0", "the paper's"]
+    only = analysed(diverged("none", units=unit(1)), a_run("batch", PAPER, {1: {0: 1.0}}))
+    assert estimate(only["drift"], "none", "typical", SETTING, *changes)[3:] == NOTHING[3:]
+    assert estimate(only["drift"], "batch", "typical", SETTING, *changes)[3:] == NOTHING[3:]
+    assert only["inputs"].index.unique("setting")[0] == f"{SETTING}, seed 0, diverged"
 
 
-def test_with_batch_norm_the_median_unit_is_calmer_by_a_ratio_of_pairs() -> None:
-    calm = {1: {0: 0.0, 10: 2.0}, 2: {0: 0.0, 10: 2.0}}
-    wild = {1: {0: 0.0, 10: 3.0, 20: -1.0}, 2: {0: 0.0, 10: 4.0, 20: -1.0}, 3: {0: 0.0, 10: 9.0, 20: -1.0}}
+def test_with_batch_norm_the_median_unit_is_calmer_by_ratios_of_pairs() -> None:
+    calm = {1: path(*[0] * 10, *[2] * 10)}
+    wild = {unit: path(*[0] * 10, *[size] * 10, *[-1] * 10) for unit, size in ((1, 3), (2, 4), (3, 9))}
     runs = [a_run("none", PAPER, wild, seed=seed) for seed in (0, 1, 2)]
     runs += [a_run("batch", PAPER, calm, seed=seed) for seed in (0, 1, 3)]
-    changes, extent = findings_of(figure1, analysed(*runs), "4.1b")
-    assert changes.of == "changes of the median, with batch norm over without"
-    assert changes.estimate == pytest.approx((2 / 9, 2 / 9, 2 / 9, 2, 0))  # of the unit in the middle: 4 + 5
-    assert extent.estimate.value == pytest.approx(2 / 5)
-    assert (changes.holds, extent.holds) == (True, True)
+    findings = {finding.of: finding for finding in findings_of(figure1, analysed(*runs), "4.1b")}
+    assert len(findings) == 8
+    assert all(finding.holds for finding in findings.values())
+    changes = findings["changes of the measured median, whole"].estimate
+    assert changes == pytest.approx((2 / 9, 2 / 9, 2 / 9, 2, 0))  # of the unit in the middle: 4 + 5
+    assert findings["range of the smoothed median, whole"].estimate.value == pytest.approx(2 / 5)
     assert findings_of(figure1, analysed(*runs[:3]), "4.1b") == []
+    elsewhere = [run | {"lr": 3} for run in runs[3:]]
+    assert findings_of(figure1, analysed(*runs[:3], *elsewhere), "4.1b") == []
 
 
 def test_tuning_is_the_share_of_common_settings_that_train() -> None:
     def trained(norm: str, finals: list[float], seed: int) -> list[dict[str, Any]]:
         return [a_run(norm, {0: 0.1}, seed=seed, lr=lr, test_accuracy=a) for lr, a in enumerate(finals, start=1)]
 
-    runs = [*trained("none", [0.95, 0.5, 0.89, 0.9], 0), *trained("batch", [0.95, 0.95, 0.95], 0)]
-    runs += [*trained("none", [0.95, 0.95, 0.2], 1), *trained("batch", [0.95, 0.95, 0.1], 1)]
+    runs = [*trained("none", [0.95, 0.5, 0.89, 0.9], 0), *trained("batch", [0.95, 0.96, 0.95], 0)]
+    runs += [*trained("none", [0.95, 0.94, 0.2], 1), *trained("batch", [0.95, 0.95, 0.1], 1)]
+    runs += [*trained("none", [0.1], 2), *trained("batch", [0.95], 2)]  # a seed of the first setting alone
     tables = analysed(*runs)
-    assert rows(tables["tuning"], "none")["value"].to_dict() == pytest.approx({"share of settings that train": 1 / 2})
+    shares = {
+        level: (
+            estimate(tables["tuning"], "none", level, "share of settings that train").value,
+            estimate(tables["tuning"], "batch", level, "share of settings that train").value,
+        )
+        for level in tables["tuning"].index.unique("level")
+    }
+    assert shares == {
+        "90%": pytest.approx((1 / 2, 5 / 6)),
+        "95%": pytest.approx((1 / 3, 5 / 6)),
+        "1 point below its best": pytest.approx((1 / 2, 5 / 6)),  # 0.94 and 0.945
+    }
     (gain,) = findings_of(figure1, tables, "I3")
-    assert gain.estimate.value == pytest.approx((2 / 3 + 0) / 2)
+    assert gain.estimate == pytest.approx(mean(pd.Series([2 / 3, 0])))
     assert gain.holds is None
 
 
 def test_the_papers_own_drift_is_beside_ours() -> None:
-    drift = analysed(a_run("none", off_by("none", 0), FLAT), a_run("batch", PAPER, FLAT))["drift"]
-    paper = {norm: rows(drift, norm, "the paper's", "not stated")["value"].round(2).to_dict() for norm in NORMS}
-    names = ("changes", "range", "changes after a tenth", "range after a tenth")
-    assert paper == {
-        "none": dict(zip(names, (12.06, 1.34, 9.9, 1.34), strict=True)),
-        "batch": dict(zip(names, (7.77, 0.33, 7.23, 0.24), strict=True)),
+    tables = analysed(a_run("none", off_by("none", 0), FLAT), a_run("batch", PAPER, FLAT))
+    paper = {norm: drift_of(tables, norm, "the paper's", "not stated") for norm in NORMS}
+    kinds = [(w, c, q) for q in ("range", "changes") for c in ("smoothed", "measured") for w in WINDOWS]
+    assert {norm: [float(f"{found[kind]:.3g}") for kind in kinds] for norm, found in paper.items()} == {
+        "none": [1.16, 1.16, 1.34, 1.34, 3.09, 1.78, 12.1, 9.9],
+        "batch": [0.154, 0.0756, 0.333, 0.24, 0.965, 0.849, 7.77, 7.23],
     }
+    (claim,) = (claim for claim in figure1.claims if claim.id == "4.1b")
+    for kind in kinds[::2]:
+        assert f"{paper['batch'][kind]:.3g} / {paper['none'][kind]:.3g}" in claim.paper
+    ratios = rows(tables["compared"], "the paper's", "not stated")["value"]
+    assert ratios["whole", "smoothed", "range"] == pytest.approx(0.1333, abs=1e-4)
 
 
 # What the figures show
@@ -388,9 +485,10 @@ def test_figure_1a_shows_the_common_setting_first_over_the_curves_of_the_paper()
     assert common.get_title() == "one setting for both arms"
     texts = [[text.get_text() for text in legend_of(ax).get_texts()] for ax in (common, own)]
     assert texts[0] == [
-        "xavier, learning rate 0.3\n0.004\ncrossed 0.053",
-        "xavier, learning rate 0.3\n0.003\ncrossed 0.025",
+        "xavier, learning rate 0.3\n0.004\ncrossed 0.053, at the end +0.004",
+        "xavier, learning rate 0.3\n0.003\ncrossed 0.025, at the end +0.003",
     ]
+    assert legend_of(common).get_title().get_text().startswith("nearest of 3 settings, ")
     assert [text.splitlines()[0] for text in texts[1]] == ["std 0.1, learning rate 1", "std 0.01, learning rate 3"]
     shown = [PRINTED["none"], off_by("none", 0.004), PRINTED["batch"], off_by("batch", 0.003)]
     for line, expected in zip(lines_of(common), shown, strict=True):
@@ -441,21 +539,43 @@ def test_one_arm_is_shown_alone_and_none_of_its_settings_is_framed() -> None:
 
 
 def test_figure_1bc_stands_over_the_paper_on_one_scale_and_all_units_have_a_panel() -> None:
-    wide = {1: {0: 0.0, 50_000: 30.0}, 2: {0: 0.0, 50_000: 1.0}, 5: {0: 0.0, 50_000: 0.0}}
+    wide = {1: path(0, 30), 2: STEP, 5: path(*[0.0, 0.1] * 10), 6: FAR}
     figures = drawn(a_run("none", off_by("none", 0), wide), a_run("batch", PAPER, FLAT, seed=4))
-    assert [*figures] == ["figure1a", "settings", "figure1bc", "units-none", "units-batch"]
+    assert [*figures] == ["figure1a", "settings", "figure1bc", "stability", "units-none", "units-batch"]
     axes = figures["figure1bc"].axes
     assert {ax.get_ylim() for ax in axes} == {axes[0].get_ylim()}
-    assert axes[0].get_title() == "without batch norm, unit 2\nstd 0.1, learning rate 0.1, seed 0"
-    assert lines_of(axes[0]) == [{0: 0.0, 1: 1.0}]
+    assert axes[0].get_title() == f"without batch norm, typical: unit 5\n{SETTING}, seed 0"
+    assert axes[2].get_title() == f"without batch norm, typical by changes: unit 5\n{SETTING}, seed 0"
+    assert lines_of(axes[0]) == [{step / 50_000: median for step, median in wide[5].items()}]
     paper = pd.read_csv(EXPERIMENTS / "paper" / "figure1bc.csv", comment="#").set_index("fraction_of_training")
-    for ax, series in zip(axes[2:], ("without_bn", "with_bn"), strict=True):
+    for ax, series in zip(axes[4:], ("without_bn", "with_bn"), strict=True):
         of_paper = paper.loc[(paper["percentile"] == 50) & (paper["series"] == series), "sigmoid_input"].to_dict()
         (median,) = lines_of(ax)
         assert len(median) >= 197  # of 200: where a percentile could not be read, nothing is drawn
         assert median.items() <= of_paper.items()
     (panels,) = figures["units-none"].axes
     numbers = {text.get_text(): text.get_position() for text in panels.texts}
-    assert [*numbers] == ["5", "2", "1"]
-    (frame,) = frames(panels)
-    assert frame.get_bbox().contains(*numbers["2"])
+    assert [*numbers] == ["1", "5", "2", "6"]
+    by_changes, frame = frames(panels)
+    assert frame.get_bbox().contains(*numbers["5"])
+    assert by_changes.get_bbox().contains(*numbers["5"])
+
+
+def test_the_figure_of_stability_has_each_ratio_of_the_paper_and_of_ours_beside_one_another() -> None:
+    calm, wild = ({unit: path(*[0.0] * 10, *[size] * 10) for unit in (1, 2)} for size in (1.0, 4.0))
+    runs = [
+        a_run(norm, PAPER, units, seed=seed) for norm, units in (("none", wild), ("batch", calm)) for seed in (0, 1)
+    ]
+    tables = analysed(*runs)
+    with look():
+        figure = figure1.draw(tables)["stability"]
+    whole, relative = figure.axes
+    assert next(label.get_text() for label in whole.get_yticklabels()) == "range, smoothed, whole"
+    for ax, quantity in ((whole, "range"), (relative, "range / spread")):
+        assert ax.get_xscale() == "log"
+        first = [line for line in ax.get_lines() if str(line.get_marker()) in "osD*" and np.size(line.get_ydata()) == 1]
+        at = {str(line.get_marker()): float(np.ravel(line.get_xdata())[0]) for line in reversed(first)}
+        ratios = tables["compared"].xs(("whole", "smoothed", quantity), level=("window", "curve", "quantity"))["value"]
+        assert at == pytest.approx(
+            dict(zip("osD*", (0.25, 0.25, 0.25, ratios["the paper's", "not stated"]), strict=True))
+        )

@@ -456,9 +456,17 @@ def test_a_legend_is_above_the_panels_and_cut_off_nowhere(width: float | None) -
     assert all(ax.get_tightbbox().y1 <= extent.y0 for ax in axes)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("seeds", "labels"), [(1, []), (3, ["range over 3 seeds (line: median)"])])
-def test_a_band_is_explained_if_there_is_one(seeds: int, labels: list[str]) -> None:
-    assert labels_of(figures.band_over(seeds)) == labels
+@pytest.mark.parametrize(
+    ("seeds", "labels"),
+    [
+        ([1], []),
+        ([3], ["range over 3 seeds (line: median)"]),
+        ([10, 5], ["range over 5 to 10 seeds (line: median)"]),
+        ([3, 3], ["range over 3 seeds (line: median)"]),
+    ],
+)
+def test_a_band_is_explained_if_there_is_one(seeds: list[int], labels: list[str]) -> None:
+    assert labels_of(figures.band_over(*seeds)) == labels
 
 
 # Files

@@ -67,6 +67,8 @@ def test_the_base_by_hand() -> None:
     half = 12.706204736 * (0.03 / sqrt(2)) / sqrt(2)  # of 0.05 and 0.02: Student's t of 1 degree of freedom
     assert gain == pytest.approx(Estimate(0.035, 0.035 - half, 0.035 + half, 2))
     assert estimate(table, "base", "batch", "speed-up to 90%").value == pytest.approx(sqrt(4 * 2))
+    assert estimate(table, "base", "batch", "speed-up to 95%").n == 0  # where neither arm gets
+    assert ("base", "batch", "gain less that of the base") not in table.index
 
 
 def test_steps_are_known_as_finely_as_they_are_measured() -> None:
@@ -84,6 +86,8 @@ def test_a_choice_that_only_batch_norm_has_is_compared_with_the_plain_network_of
     larger = "model.norm_options.eps=0.001, train.batch_size=60"
     assert estimate(table, NAMES[2], "none", "final accuracy").n == 0
     assert estimate(table, NAMES[2], "batch", "gain").value == pytest.approx(0.93 - 0.91)
+    less = estimate(table, NAMES[2], "batch", "gain less that of the base")
+    assert (less.value, less.n) == (pytest.approx(0.02 - 0.035), 2)
     assert estimate(table, NAMES[2], "batch", "speed-up to 90%").value == pytest.approx(sqrt(2 * 4))
     assert estimate(table, larger, "batch", "gain").value == pytest.approx(0.93 - 0.7)
     assert estimate(table, larger, "batch", "speed-up to 90%").value == pytest.approx(4)
@@ -137,6 +141,8 @@ def test_each_choice_of_the_sweep_has_a_panel() -> None:
         "model.norm_options.eps=0.001",
         "model.norm_options.eps=1e-08",
         "model.norm_options.inference=population",
+        "train.order=fixed",
+        "train.order=replacement",
     ]
     assert legend == [
         "without batch norm", "with batch norm", "range over 2 seeds (line: median)", "median of base"

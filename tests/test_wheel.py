@@ -111,7 +111,7 @@ def test_sweeps_train_and_draw(run: Run) -> None:
 def test_the_reference_is_drawn_from_what_is_installed(run: Run) -> None:
     lines = run(["python", "-m", "bnrepro", "+show=reference/figure1", "figures.formats=[png]"])
     tables = [run.folder / line for line in lines if line.endswith(".csv")]
-    assert [table.name for table in tables] == ["score.csv", "chosen.csv", "tuning.csv", "drift.csv"]
+    assert [table.name for table in tables] == ["score.csv", "chosen.csv", "tuning.csv", "drift.csv", "compared.csv"]
     for table in tables:
         assert table.parent == run.folder / "results" / "reference" / "figure1"
         assert table.read_text() == (ROOT / "results" / "reference" / "figure1" / table.name).read_text()
