@@ -353,6 +353,12 @@ def band_over(seeds: int, least: int | None = None) -> list[Artist]:
     return [Patch(color="0.5", alpha=0.3, linewidth=0, label=label)] if seeds > 1 else []
 
 
+def interval_over(seeds: int) -> list[Artist]:
+    """Return what a legend has of means with bands or bars that are intervals: nothing if there is one seed."""
+    label = f"95% interval of the mean over {seeds} seeds"
+    return [Patch(color="0.5", alpha=0.3, linewidth=0, label=label)] if seeds > 1 else []
+
+
 def arms_and_seeds(diverged: pd.DataFrame, **changes: Any) -> list[Artist]:
     """Return what a legend has of arms, bands and crosses, by a table of shares of the seeds that diverged."""
     handles = [*arms(levels(diverged, "norm"), **changes), *band_over(diverged["n"].max(), diverged["n"].min())]
