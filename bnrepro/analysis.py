@@ -174,10 +174,35 @@ def outcomes(results: Results) -> pd.DataFrame:
     return runs.assign(accuracy=runs["test_accuracy"].fillna(DIVERGED_ACCURACY), diverged=runs["status"] == "diverged")
 
 
-def steps_to(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> pd.Series:
-    """Return the first measured step, after 0, at which each run has at least its target of test accuracy.
+def initializations(runs: pd.DataFrame) -> pd.Series:
+    """Name how the weights of each run began: ``std 0.1`` for Gaussian ones, else by the scheme; empty if unknown."""
+    none = pd.Series(None, runs.index, dtype=object)
+    scheme, std = (runs.get(f"model.init.{key}", none) for key in ("scheme", "std"))
+    names = std.astype(float).map("std {:g}".format)
+    return names.where(std.notna(), scheme.astype(object).where(scheme.notna(), ""))
 
-    Steps are as fine as the measurements: the target was reached between the measured step before and this one.
+
+SMOOTH = 1.15
+"""How many times later, and earlier, the measurements are that are averaged where a curve is smoothed."""
+
+
+def smoothed(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return curves of the mean test accuracy over all measured steps from ``step / SMOOTH`` to ``step · SMOOTH``.
+
+    A noisy curve first reaches a level when its noise does. Where measurements are further apart, and before the first
+    step, the mean is of one.
+    """
+    curves = curves.sort_values(["run_id", "step"], ignore_index=True)
+    means = []
+    for _, curve in curves.groupby("run_id"):
+        step, total = curve["step"].to_numpy(float), np.cumsum([0.0, *curve["test_accuracy"]])
+        first, last = np.searchsorted(step, step / SMOOTH), np.searchsorted(step, step * SMOOTH, "right")
+        means.append((total[last] - total[first]) / (last - first))
+    return curves.assign(test_accuracy=np.round(np.concatenate(means), 9)) if means else curves
+
+
+def crossings(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return between which steps each run first has at least its target of test accuracy.
 
     Args:
         runs: rows of table ``runs``.
@@ -185,12 +210,20 @@ def steps_to(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> pd
         curves: table ``curves``.
 
     Returns:
-        Steps for each row of ``runs``; inf where the run never gets there, NaN without a target.
+        For each row of ``runs``, ``steps``, the first measured step after 0 at which it has, and ``least``, one more
+        than the measured step before; inf where the run never gets there, NaN without a target.
     """
-    target = curves["run_id"].map(targets.set_axis(runs["run_id"]))
-    there = curves[(curves["step"] > 0) & (curves["test_accuracy"] >= target)]
-    steps = runs["run_id"].map(there.groupby("run_id")["step"].min()).astype(float)
-    return steps.fillna(math.inf).where(targets.notna())
+    curves = curves[curves["step"] > 0].sort_values("step")
+    least = curves.groupby("run_id")["step"].shift(fill_value=0) + 1
+    there = curves["test_accuracy"] >= curves["run_id"].map(targets.set_axis(runs["run_id"]))
+    first = curves.assign(steps=curves["step"], least=least)[there].drop_duplicates("run_id").set_index("run_id")
+    found = first[["steps", "least"]].reindex(runs["run_id"]).astype(float).fillna(math.inf).set_axis(runs.index)
+    return found.where(targets.notna(), axis=0)
+
+
+def steps_to(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> pd.Series:
+    """Return the ``steps`` of :func:`crossings`."""
+    return crossings(runs, targets, curves)["steps"]
 
 
 class UsableRange(NamedTuple):
@@ -233,24 +266,38 @@ def best_value(runs: pd.DataFrame, setting: str) -> Any:
     return means[means == means.max()].index.max() if len(means) else None
 
 
+def fastest_value(runs: pd.DataFrame, setting: str) -> Any:
+    """Return the value of a setting that takes the fewest ``steps``, in the geometric mean over seeds, or None.
+
+    Values with which most seeds get there come first, with any number of steps; inf is of a run that never does. Of
+    equals it is the largest.
+    """
+    values, of = np.unique(runs[setting], return_inverse=True)
+    there = np.isfinite(taken := runs["steps"].to_numpy(float))
+    seeds = np.bincount(of[there], minlength=len(values))
+    logs = np.bincount(of[there], np.log(taken[there]), len(values)) / np.maximum(seeds, 1)
+    return values[np.lexsort([-logs.round(9), seeds])[-1]] if len(values) else None
+
+
 # Estimates
 
 
-def mean(values: pd.Series) -> Estimate:
+def mean(values: pd.Series | np.ndarray) -> Estimate:
     """Return the mean and its t-interval; values that are NaN are left out."""
     from scipy.special import stdtrit  # which takes 0.2 s, and nothing is estimated where a sweep is only checked
 
-    x = values.dropna().to_numpy(float)
+    x = np.asarray(values, float)
+    x = x[~np.isnan(x)]
     if len(x) == 0:
         return NOTHING
     half = stdtrit(len(x) - 1, (1 + COVERAGE) / 2) * x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     return Estimate(x.mean(), x.mean() - half, x.mean() + half, len(x))
 
 
-def geometric_mean(values: pd.Series) -> Estimate:
+def geometric_mean(values: pd.Series | np.ndarray) -> Estimate:
     """Return the geometric mean of what is positive, and the t-interval of its logarithm; NaN is left out."""
     with np.errstate(over="ignore"):  # an end beyond what a float can hold is infinite
-        return mean(values.astype(float).map(np.log)).map(lambda x: float(np.exp(x)))
+        return mean(np.log(np.asarray(values, float))).map(lambda x: float(np.exp(x)))
 
 
 def share(happened: pd.Series) -> Estimate:
@@ -274,7 +321,7 @@ def steps(taken: pd.Series, limit: pd.Series) -> Estimate:
 
     Such a run is taken to need its ``limit``, the steps that it was given, so that the mean is a lower bound.
     """
-    found, never = geometric_mean(taken.clip(upper=limit)), np.isinf(taken)
+    found, never = geometric_mean(taken.mask(taken > limit, limit)), np.isinf(taken)
     if never.any():
         return found._replace(low=math.nan if never.all() else found.low, high=math.nan, bound=1)
     return found
@@ -286,21 +333,33 @@ def speed_up(plain: pd.Series, other: pd.Series, limit: pd.Series) -> Estimate:
     Such a run is taken to need its ``limit``, the steps that both were given, so that the mean is a bound: a lower one
     if it is the plain run, an upper one if it is the other. NOTHING is known if both happen.
     """
-    pairs = pd.DataFrame({"plain": plain, "other": other}).dropna()
-    plain_never, other_never = np.isinf(pairs["plain"]).any(), np.isinf(pairs["other"]).any()
+    one, two, given = (each.reindex(plain.index).to_numpy(float) for each in (plain, other, limit))
+    pairs = ~np.isnan(one) & ~np.isnan(two)
+    plain_never, other_never = np.isinf(one[pairs]).any(), np.isinf(two[pairs]).any()
     if plain_never and other_never:
         return NOTHING
-    given = limit.reindex(pairs.index)
-    found = ratio(pairs["plain"].clip(upper=given), pairs["other"].clip(upper=given))
+    found = geometric_mean((np.minimum(one, given) / np.minimum(two, given))[pairs])
     if plain_never:
         return found._replace(high=math.nan, bound=1)
     return found._replace(low=math.nan, bound=-1) if other_never else found
 
 
-def speed_up_to(level: float | pd.Series, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
-    """Return the :func:`speed_up` to a test accuracy, with an interval that has the steps between measurements in it.
+def speed_up_between(plain: pd.DataFrame, other: pd.DataFrame, limit: pd.Series) -> Estimate:
+    """Return the :func:`speed_up`, with an interval that has the steps between measurements in it.
 
-    The level was reached after the measured step before the one at which it is first seen.
+    Args:
+        plain: what :func:`crossings` returns, indexed by seed.
+        other: likewise, of those that are compared with them.
+        limit: the steps that both were given.
+    """
+    return speed_up(plain["steps"], other["steps"], limit)._replace(
+        low=speed_up(plain["least"], other["steps"], limit).low,
+        high=speed_up(plain["steps"], other["least"], limit).high,
+    )
+
+
+def speed_up_to(level: float | pd.Series, plain: pd.DataFrame, other: pd.DataFrame, curves: pd.DataFrame) -> Estimate:
+    """Return the :func:`speed_up_between` to a test accuracy.
 
     Args:
         level: of test accuracy; of each seed, if it is indexed by these.
@@ -308,14 +367,8 @@ def speed_up_to(level: float | pd.Series, plain: pd.DataFrame, other: pd.DataFra
         other: likewise, of those that are compared with them.
         curves: table ``curves``.
     """
-    limit, most, least = plain["steps"], [], []
-    for runs in (plain, other):
-        most.append(steps_to(runs, pd.Series(level, runs.index), curves))
-        before = curves[curves["step"] < curves["run_id"].map(most[-1].set_axis(runs["run_id"]))]
-        fewest = runs["run_id"].map(before.groupby("run_id")["step"].max()) + 1.0
-        least.append(most[-1].where(np.isinf(most[-1]), fewest))
-    low, high = speed_up(least[0], most[1], limit).low, speed_up(most[0], least[1], limit).high
-    return speed_up(most[0], most[1], limit)._replace(low=low, high=high)
+    one, two = (crossings(runs, pd.Series(level, runs.index), curves) for runs in (plain, other))
+    return speed_up_between(one, two, plain["steps"])
 
 
 def between(low: pd.Series, high: pd.Series, value: pd.Series | None = None) -> Estimate:

@@ -10,12 +10,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from .composition import MAIN_JOB, complete, compose, options, refuse, settings_given
+from .composition import MAIN_JOB, REFINE, complete, compose, options, refuse, settings_given
 from .config import RUN_KEYS, Inline, RunConfig, Settings
 from .errors import InputError
+from .refining import Refinement
 from .store import FILE, Results, RunResult, Store
 from .sweeping import Progress, expand, load_data, progress_bar, run_all, tell_apart, train_group, varying, without
 from .training import Measurement
@@ -67,13 +69,14 @@ def sweep(name: str = MAIN_JOB, overrides: Sequence[str] = ()) -> Results:
         UserWarning: if runs failed; column ``error`` of table ``runs`` has their tracebacks.
     """
     settings = _settings(_of_sweep(name, overrides))
-    runs = runs_of(settings, overrides)
+    grid, refinement = runs_of(settings, overrides), Refinement(settings)
     store = Store(settings.results_dir / name, create=True)
-    progress = Progress(len(runs if settings.force else without(runs, store.finished())))
-    run_all(runs, store, settings.compute, progress, force=settings.force)
+    asked = partial(refinement.extend, grid, store)
+    progress = Progress(len(asked() if settings.force else without(asked(), store.finished())))
+    run_all(asked(), store, settings.compute, progress, force=settings.force, asked=asked)
     if progress.failed:
-        warnings.warn(failure_report(progress.failed, runs, store.path), stacklevel=2)
-    return store.load(runs)
+        warnings.warn(failure_report(progress.failed, asked(), store.path, settings.refine.key), stacklevel=2)
+    return store.load(asked())
 
 
 def load(name: str | Path, overrides: Sequence[str] | None = None) -> Results:
@@ -177,6 +180,10 @@ def runs_of(settings: Settings, overrides: Sequence[str]) -> list[RunConfig]:
     for text, path, value in settings_given(overrides):
         if path[0] in RUN_KEYS and not any(run.has(path, null=value is None) for run in runs):
             raise InputError(f"{text}: has no effect, since {'.'.join(path)} is not a setting of any of the runs")
+        if path[:2] == REFINE and not settings.grids:
+            raise InputError(f"{text}: only with a sweep")
+        if path[:2] == REFINE and settings.refine.key is None and path[2:] != ("key",):
+            raise InputError(f"{text}: only with sweep.refine.key")
     return runs
 
 
@@ -217,10 +224,14 @@ def train_one(run: RunConfig, results_dir: Path, out: TextIO | None = None) -> t
 def find_stored(
     settings: Settings, name: str, overrides: Sequence[str]
 ) -> tuple[list[RunConfig], Store | None, str | None]:
-    """Return the runs of a sweep, its store if there is one, and how many are missing and what trains them, if any."""
-    runs = runs_of(settings, overrides)
+    """Return the runs of a sweep, its store if there is one, and how many are missing and what trains them, if any.
+
+    Of a refined sweep these are the runs that are asked for so far, by what is stored.
+    """
+    grid, refinement = runs_of(settings, overrides), Refinement(settings)
     folder = settings.results_dir / name
     store = Store(folder) if (folder / FILE).exists() else None
+    runs = refinement.extend(grid, store)
     missing = without(runs, store.finished() if store else set())
     if not missing:
         return runs, store, None
@@ -230,7 +241,7 @@ def find_stored(
     return runs, store, f"{len(missing)} of {len(runs)} runs are not in {folder}{told}; to train them: {command}"
 
 
-def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path) -> str:
+def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store: Path, refined: str | None) -> str:
     """Say which of the runs failed, in their order, of what, and where to read more: a line each."""
     lines = [f"{len(failed)} run{'s' * (len(failed) > 1)} failed:"]
     place = {run.run_id: i for i, run in enumerate(runs)}
@@ -240,6 +251,8 @@ def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store
     if len(failed) > len(shown):
         lines.append(f"  and {len(failed) - len(shown)} more")
     lines.append(f"their tracebacks: column error of {store}; the same command tries them again")
+    if refined:
+        lines.append(f"beside their values of {refined} the grid is not refined")
     return "\n".join(lines)
 
 

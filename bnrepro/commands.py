@@ -54,20 +54,23 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
 def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     """Train what is missing of the sweep, then show what its experiment shows."""
     from .api import failure_report, runs_of
+    from .refining import Refinement
     from .store import FILE, Store
     from .sweeping import Progress, run_all, without
 
-    runs = runs_of(settings, overrides)
+    grid, refinement = runs_of(settings, overrides), Refinement(settings)
 
     def check() -> None:
         from . import presenting  # which imports what draws
 
-        presenting.check(name, runs, settings.figures)
+        presenting.check(name, grid, settings.figures)
 
     if not settings.dry_run:
         check()
     folder = settings.results_dir / name
     store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
+    asked = partial(refinement.extend, grid, store)
+    runs = asked()
     missing = without(runs, store.finished() if store else set())
     print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} found finished in {folder / FILE}", flush=True)
     if store and (stale := store.of_other_code(missing)):
@@ -78,26 +81,31 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
     if store is None or settings.dry_run:
         from .dry_run import preview
 
-        preview(runs, missing, store, settings.compute, check)
+        preview(runs, missing, store, settings.compute, check, refinement.most - (len(runs) - len(grid)))
         return
 
     from . import presenting
 
     progress = Progress(len(missing))
-    drawn = presenting.figure_folder(folder, runs, overrides)
-    draw = partial(presenting.show, name, runs, folder, drawn, settings.figures)
+    drawn = presenting.figure_folder(folder, settings, overrides)
+
+    def draw(*, quiet: bool = False) -> None:
+        presenting.show(name, asked(), folder, drawn, settings.figures, quiet=quiet)
+
     try:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
-            run_all(runs, store, settings.compute, progress, force=settings.force)
+            run_all(runs, store, settings.compute, progress, force=settings.force, asked=asked)
+        runs = asked()
         if any((run.run_id, run.code) in store.finished() for run in runs):
             draw()
     except KeyboardInterrupt as stop:
+        runs = asked()
         left = len(without(runs, store.finished()))
         command = shlex.join(["python", "-m", "bnrepro", *overrides])
         told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
-        print(failure_report(progress.failed, runs, store.path), file=sys.stderr)
+        print(failure_report(progress.failed, runs, store.path, settings.refine.key), file=sys.stderr)
         raise TrainingFailed
 
 
@@ -201,5 +209,5 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
     else:
         if missing:
             print(missing)
-        drawn = presenting.figure_folder(folder, runs, overrides)
+        drawn = presenting.figure_folder(folder, settings, overrides)
         presenting.show(name, runs, folder, drawn, settings.figures)

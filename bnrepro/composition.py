@@ -28,7 +28,7 @@ from .startup import VERSION_BASE
 
 MAIN_JOB = "learning_rates"
 
-GRID, MORE = ("sweep", "grid"), ("sweep", "more")
+GRID, MORE, REFINE = ("sweep", "grid"), ("sweep", "more"), ("sweep", "refine")
 
 LISTS = "sweep.lists"
 """The setting that holds overrides by lists of values, as the user wrote them."""
@@ -179,9 +179,19 @@ def settle(settings: dict[str, Any], composed_hydra: Any, tell: Tell) -> dict[st
     sweep["grid"], narrowed, told = narrow(grid, more, given, axes, more_given)
     if more:
         sweep["more"] = narrowed
+    told += _left_unrefined(sweep, {each.path: each.text for g in given for each in (g, *g.parts)} | axes, overrides)
     for line in told:
         tell(line)
     return settings
+
+
+def _left_unrefined(sweep: dict[str, Any], given: Mapping[Keys, str], overrides: Sequence[Override]) -> Iterator[str]:
+    """Add no values to those that were given of the refined setting, unless the refinement was, too, and say so."""
+    key = str(find(sweep, ("refine", "key")))
+    text = given.get(tuple(key.split(".")))
+    if text and not any(_within(_path(override), REFINE) for override in overrides):
+        sweep["refine"] = sweep["refine"] | {"key": None}
+        yield f"{text}: not refined, unless sweep.refine.key={key} is given, too"
 
 
 def _refuse_superseded(settings: Mapping[str, Any], overrides: Sequence[Override]) -> None:

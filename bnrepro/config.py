@@ -81,6 +81,7 @@ ALLOWED: Mapping[str, str] = {
     "less_than_equal": "be less than or equal to {le}",
     "finite_number": "be a finite number",
     "literal_error": "be {expected}",
+    "dataclass_type": "be a group of settings",
     "too_short": "have at least {min_length} item",
     "string_too_short": "have at least {min_length} character",
 }
@@ -418,6 +419,20 @@ class Verify:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refine:
+    """The refinement of a sweep's grid where runs begin to reach, or to miss, an accuracy (:mod:`bnrepro.refining`)."""
+
+    key: str | None
+    """The setting of which values are added to those of the grid; None for no refinement."""
+    levels: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+    """The final test accuracies that runs reach or miss; one that diverged misses all."""
+    ratio: Annotated[float, Field(ge=1.01, allow_inf_nan=False)]
+    """The ratio of neighbouring values, of which one reaches a level and the other does not, at most."""
+    widest: Annotated[float, Field(ge=1, le=1e6)]
+    """The ratio by which values may go beyond the ends of the grid, as long as a level is reached there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """The way in which figures are drawn; it changes no number."""
 
@@ -444,6 +459,7 @@ class Settings:
     """Whether to show what is stored of a sweep, or its reference data, and train nothing."""
     redraw: float | None
     """The seconds after which what is stored is shown again while the sweep goes on; None for not before it ends."""
+    refine: Refine
     figures: Figures
     verify: Verify
     results_dir: Path
@@ -469,6 +485,7 @@ class Settings:
             force=sweep.force,
             show=sweep.show,
             redraw=sweep.redraw,
+            refine=sweep.refine,
             figures=validated(Figures, composed.get("figures"), "figures"),
             verify=validated(Verify, composed.get("verify"), "verify"),
             results_dir=_folder(_outer(composed, "results_dir", Annotated[str, Field(min_length=1)])),
@@ -509,6 +526,7 @@ class _Sweep:
     force: bool
     show: bool | Literal["reference"]
     redraw: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    refine: Refine
     grid: dict[str, Any] = field(default_factory=dict)
     """The values of settings that are combined; without it there is no sweep."""
     more: list[dict[str, Any]] = field(default_factory=list)

@@ -36,6 +36,7 @@ def preview(
     store: Store | None,
     compute: Compute,
     check: Callable[[], object],
+    further: int = 0,
 ) -> None:
     """Print what it takes to train the runs that are missing; keep nothing.
 
@@ -45,6 +46,7 @@ def preview(
         store: where some are stored, if any are.
         compute: where they would be trained.
         check: what raises if the sweep is not to be trained; called while workers start.
+        further: the number of runs that may be asked for by what comes of these, at most.
 
     Raises:
         InputError: if the data can't be loaded or the workers can't be used.
@@ -84,6 +86,8 @@ def preview(
     else:
         beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
         print(f"memory: about {beside}{_megabytes(own)} here")
+    if further:
+        print(f"sweep.refine: what comes of these may ask for up to {further} runs more, which take time of their own")
     print("nothing was trained or stored: sweep.dry_run=true")
 
 

@@ -302,25 +302,31 @@ def axis_of_ratios(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def panel_label(key: Iterable[str]) -> str:
+    """Return the title of a panel: the activation as the field writes it, and what else it is of."""
+    return ", ".join(activation_label(each) for each in key if each)
+
+
 def accuracy_against(
     setting: str, final: pd.DataFrame, diverged: pd.DataFrame, *, level: float | None = None
 ) -> Figure:
-    """Draw final test accuracy against a setting: a panel per activation, a line per norm; diverged runs at the bottom.
+    """Draw final test accuracy against a setting: a line per norm; diverged runs at the bottom.
 
     Args:
         setting: the label of its axis, which is logarithmic.
-        final: a table of final accuracy by activation, norm and value of the setting.
+        final: a table of final accuracy, by what makes a panel (as the activation), norm and value of the setting.
         diverged: a table of shares of the seeds that diverged, likewise.
         level: of accuracy, to compare with.
     """
-    activations, norms = levels(diverged, "activation"), levels(diverged, "norm")
-    figure, axes = panels([activation_label(each) for each in activations], (4.3, 3.2), sharey=True)
-    values = sorted(diverged.index.unique(2))
-    for ax, activation in zip(axes, activations, strict=True):
+    keys, norms = list(dict.fromkeys(key[:-2] for key in diverged.index)), levels(diverged, "norm")
+    most = 2 if len(keys[0]) > 1 else None
+    figure, axes = panels([panel_label(key) for key in keys], (4.3, 3.2), most=most, sharey=True)
+    values = sorted(diverged.index.unique(-1))
+    for ax, key in zip(axes, keys, strict=True):
         for i, norm in enumerate(norms):
             look = style(norm, norms)
-            line(ax, rows(final, activation, norm), look, markersize=5)
-            crosses_of(ax, rows(diverged, activation, norm), look, height=0.03 + 0.06 * i)
+            line(ax, rows(final, *key, norm), look, markersize=5)
+            crosses_of(ax, rows(diverged, *key, norm), look, height=0.03 + 0.06 * i)
         ax.set(xscale="log", xlabel=setting)
         if len(values) <= MOST_TICKS:
             ax.set_xticks(values, [f"{value:g}" for value in values])
@@ -350,6 +356,12 @@ def band_over(seeds: int, least: int | None = None) -> list[Artist]:
     """Return what a legend has of lines with bands, of some of them over ``least`` seeds: nothing if there is one."""
     few = f"{least} to " if least not in (None, seeds) else ""
     label = f"range over {few}{seeds} seeds (line: median)"
+    return [Patch(color="0.5", alpha=0.3, linewidth=0, label=label)] if seeds > 1 else []
+
+
+def interval_over(seeds: int) -> list[Artist]:
+    """Return what a legend has of means with bands or bars that are intervals: nothing if there is one seed."""
+    label = f"95% interval of the mean over {seeds} seeds"
     return [Patch(color="0.5", alpha=0.3, linewidth=0, label=label)] if seeds > 1 else []
 
 

@@ -21,7 +21,7 @@ from .config import Figures, RunConfig, Settings
 from .errors import InputError
 from .experiment import Claim, Experiment, import_experiment
 from .provenance import digest
-from .settings import flatten, to_override
+from .settings import describe, flatten, to_json, to_override
 from .store import Results, Store
 from .sweeping import expand
 
@@ -79,22 +79,27 @@ def spell_table(table: pd.DataFrame) -> str:
     return str(wide.to_string(line_width=WIDTH - 2, index=bool(keys)))
 
 
-def figure_folder(sweep_folder: Path, runs: Sequence[RunConfig], overrides: Sequence[str]) -> Path:
-    """Return the folder of the figures of a set of runs: that of the sweep for the sweep as it stands, else one inside.
+def figure_folder(sweep_folder: Path, settings: Settings, overrides: Sequence[str]) -> Path:
+    """Return the folder of a sweep's figures: that of the sweep for the sweep as it stands, else one inside.
 
-    The name of one inside is a digest of the runs, so however they are asked for, it is the same.
+    The name of one inside is a digest of the grids' runs and how they are refined; however they are asked for, it is
+    the same, and whatever came of them.
 
     Args:
         sweep_folder: folder of the store, of the name of the sweep.
-        runs: all runs that were asked for.
+        settings: of the sweep.
         overrides: with which they were composed, those of Hydra itself among them.
     """
     of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra.")]
     usual = Settings.parse(compose([f"sweep={sweep_folder.name}", *of_hydra]))
-    ids = {run.run_id for run in runs}
-    if ids == {run.run_id for run in expand(usual.run, *usual.grids)}:
-        return sweep_folder
-    return sweep_folder / digest(" ".join(sorted(ids)))[:8]
+    asked, as_it_stands = _asked(settings), _asked(usual)
+    return sweep_folder if asked == as_it_stands else sweep_folder / digest(" ".join(asked))[:8]
+
+
+def _asked(settings: Settings) -> list[str]:
+    """Return what tells one set of runs from another: the ids of the grids' runs, and how these are refined, if so."""
+    refine = [to_json(describe(settings.refine, defaults=True))] if settings.refine.key else []
+    return sorted(run.run_id for run in expand(settings.run, *settings.grids)) + refine
 
 
 def write_settings(runs: Sequence[RunConfig], folder: Path) -> Path:

@@ -374,6 +374,12 @@ class Store:
         with self._connect() as db:
             return set(_finished(db))
 
+    def finals(self) -> dict[tuple[str, str], float]:
+        """Return the final test accuracy of the runs that are done, by ``(run_id, code)``, and 0 of diverged ones."""
+        with self._connect() as db:
+            rows = db.execute("SELECT run_id, code, ifnull(test_accuracy, 0) FROM runs WHERE status != 'failed'")
+            return {(run_id, code): accuracy for run_id, code, accuracy in rows}
+
     def settings(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Return ``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
         with self._connect() as db:

@@ -63,13 +63,13 @@ def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig
     """
     runs = {}
     for grid in grids:
-        axes = list(_axes(grid, ()))
+        axes = list(find_axes(grid))
         if not axes:
             raise InputError("sweep.grid={}: must list values for at least one setting")
         if (count := math.prod(len(values) for _, values in axes)) > MOST_RUNS:
             factors = " × ".join(f"{len(values)} of {'.'.join(path)}" for path, values in axes)
             raise InputError(f"sweep.grid: {factors} makes {count} runs: must be at most {MOST_RUNS}")
-        for run in _combine(base, axes):
+        for run in combine(base, axes):
             runs[run.run_id] = run
     return list(runs.values())
 
@@ -77,11 +77,16 @@ def expand(base: Mapping[str, Any], *grids: Mapping[str, Any]) -> list[RunConfig
 Keys = tuple[str, ...]
 
 
-def _axes(grid: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, list[Any]]]:
+def find_axes(grid: Mapping[str, Any], path: Keys = ()) -> Iterator[tuple[Keys, list[Any]]]:
+    """Yield the axes of a grid, each with its values.
+
+    Raises:
+        InputError: if something in it is no list of values.
+    """
     for key, values in grid.items():
         where = (*path, key)
         if isinstance(values, Mapping):
-            yield from _axes(values, where)
+            yield from find_axes(values, where)
         elif isinstance(values, list) and values:
             yield where, values
         else:
@@ -90,8 +95,14 @@ def _axes(grid: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, list[Any]
             )
 
 
-def _combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) -> Iterator[RunConfig]:
-    """Yield every combination; each part of a run is parsed once and shared by all runs that have it."""
+def combine(base: Mapping[str, Any], axes: Sequence[tuple[Keys, list[Any]]]) -> Iterator[RunConfig]:
+    """Yield every combination of the axes' values, the first axis slowest.
+
+    Each part of a run is parsed once and shared by all runs that have it.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
     check_run_keys(_changed(base, [(path, values[0]) for path, values in axes]))
     axes_of = {key: [i for i, (path, _) in enumerate(axes) if path[0] == key] for key in RUN_KEYS}
     parsed: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -245,11 +256,25 @@ def _check_fit(run: RunConfig, data: Dataset) -> None:
 
 
 def run_all(
-    runs: Sequence[RunConfig], store: Store, compute: Compute, progress: Progress, *, force: bool = False
+    runs: Sequence[RunConfig],
+    store: Store,
+    compute: Compute,
+    progress: Progress,
+    *,
+    force: bool = False,
+    asked: Callable[[], Sequence[RunConfig]] = lambda: (),
 ) -> None:
     """Train the runs that the store lacks on all workers, or all runs if ``force``, and store each group as it ends.
 
     What other sweeps on the same store are training meanwhile is left to them, and waited for.
+
+    Args:
+        runs: that are asked for now.
+        store: for what comes of them.
+        compute: where to train them.
+        progress: that is shown.
+        force: train again what is stored.
+        asked: returns the runs that are asked for by what is then stored: these, and more of the same data.
 
     Raises:
         InputError: if the data can't be loaded, the store can't be written, or the workers can't be used.
@@ -261,7 +286,7 @@ def run_all(
         owner = uuid.uuid4().hex
         data = load_data(missing)
         with _claims(store, owner), workers.start(compute, data) as started:
-            _Driver(store, owner, started, compute, progress, data, force).drive(missing)
+            _Driver(store, owner, started, compute, progress, data, force, asked).drive(missing)
 
 
 @contextmanager
@@ -297,9 +322,12 @@ class _Driver:
         progress: Progress,
         data: Mapping[Choice[Source], Dataset],
         force: bool,
+        asked: Callable[[], Sequence[RunConfig]],
     ) -> None:
         self.store, self.owner, self.workers, self.compute = store, owner, started, compute
-        self.progress, self.data, self.force = progress, data, force
+        self.progress, self.data, self.force, self.asked = progress, data, force, asked
+        self.known: set[str] = set()
+        """The ids of the runs that are in the queue, or were."""
         self.queue: deque[list[RunConfig]] = deque()
         self.in_training: dict[Future[list[RunResult]], list[RunConfig]] = {}
         self.suspects: deque[RunConfig] = deque()
@@ -310,9 +338,9 @@ class _Driver:
         """The runs that another sweep had claimed."""
 
     def drive(self, missing: Sequence[RunConfig]) -> None:
-        """Train what is missing."""
+        """Train what is missing, and what is asked for once that has ended."""
         self._enqueue(missing)
-        while self.queue or self.in_training or self.suspects or self.elsewhere:
+        while self.queue or self.in_training or self.suspects or self.elsewhere or self._more():
             at_once = self.workers.count
             if at_once == 0:
                 self.progress.note("no worker is connected; waiting for one")
@@ -329,7 +357,17 @@ class _Driver:
                 self._wait_for_others()
 
     def _enqueue(self, runs: Sequence[RunConfig]) -> None:
+        self.known.update(run.run_id for run in runs)
         self.queue.extend(form_groups(runs, max(1, self.workers.count), self.data, self.compute.group_size))
+
+    def _more(self) -> bool:
+        """Put the runs into the queue that are asked for by now and not before, and tell whether there are any."""
+        new = [run for run in self.asked() if run.run_id not in self.known]
+        new = new if self.force else without(new, self.store.finished())
+        if new:
+            self.progress.more(len(new))
+            self._enqueue(new)
+        return bool(new)
 
     def _claim_and_train(self, group: Sequence[RunConfig]) -> None:
         claimed = self.store.claim(group, self.owner, replace=self.force)
@@ -366,6 +404,8 @@ class _Driver:
 
     def _store(self, results: list[RunResult]) -> None:
         self.store.add(results, replace=self.force)
+        if not self.queue:  # before a worker is idle
+            self._more()
         self.progress(results)
 
     def _wait_for_others(self) -> None:
@@ -451,6 +491,11 @@ class Progress:
         """Count so many runs that another process has trained."""
         self.total -= count
         self._bar.total = self.total
+
+    def more(self, count: int) -> None:
+        """Count so many runs that are asked for by what has ended, and say so."""
+        self.found(-count)
+        self._bar.write(f"{count} more run{'s' * (count > 1)} to refine the grid", file=sys.stderr)
 
     def tick(self) -> None:
         """Let the display show the time, since groups may take long."""

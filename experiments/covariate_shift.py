@@ -3,7 +3,9 @@
 - The paper (Section 2, Figure 1(b, c)): the distributions of what enters each nonlinearity move less during training.
   Measured as their drift (:func:`bnrepro.diagnostics.drift`).
 - Santurkar et al. 2018 (Definition 2.1): the gradient of a layer changes when the layers before it are updated, with
-  batch norm no less than without. Measured as ‖G − G'‖ and cos(G, G') (:func:`bnrepro.diagnostics.covariate_shift`).
+  batch norm no less than without. Measured as ‖G − G'‖ and cos(G, G') on the probe batch
+  (:func:`bnrepro.diagnostics.covariate_shift`), and to the letter, on training mini-batches
+  (:func:`bnrepro.diagnostics.minibatch_shift`).
 
 Both are measured on the same runs, at equal learning rates::
 
@@ -11,24 +13,33 @@ Both are measured on the same runs, at equal learning rates::
     python -m bnrepro +sweep=covariate_shift dataset=mnist    # the same at the scale of the paper's Section 4.1
     python experiments/covariate_shift.py                     # shows it again from the stored runs
 
-Both answers depend on the size of the probe batch, on which all is measured: the larger it is, the smaller is the shift
-with batch norm beside that without. ``'sweep.grid.train.probe_examples=[60,120,1000]'`` shows by how much.
+Both answers depend on the size of the probe batch and on the phase of training. So each size and each phase has ratios
+of its own, and the criteria are of all of them. They were fixed before the runs of the reference data.
 
 Tables are of means over seeds, geometric ones of ratios. A diverged run ends at an accuracy of 0 and has no measures.
 
-- ``score``, of each run's mean over layers and measurements: the drift; ‖G − G'‖ and cos(G, G') of the weight layers
-  from the second on, since nothing precedes the first; ‖G − G'‖ / ‖G‖ of those of them that feed a nonlinearity, since
-  ‖G − G'‖ alone shrinks as the gradients do; smoothness, the effective β-smoothness (Santurkar et al. 2018, Section
-  3.1), smaller for a smoother landscape. Measurements are those that end an even interval, so that all drifts are over
-  the same number of steps; the first steps of training, measured at growing intervals, are left to the figures.
-- ``compared``: their ratios to the plain network's of the same rate and seed, at rates at which both end at 90% or more
-  with every seed: over the whole of training, and over each third of its steps, since these answer differently.
+- ``score``, of each run's mean over layers and measurements: the drift; the drift above the floor, which is
+  √max(0, drift² − floor² / 2) with the floor that two halves of the probe batch show of no drift at all; ‖G − G'‖ and
+  cos(G, G') of the weight layers from the second on, since nothing precedes the first; ‖G − G'‖ / ‖G‖ of those of them
+  that feed a nonlinearity, since ‖G − G'‖ alone shrinks as the gradients do; both norms on mini-batches, too;
+  smoothness, the effective β-smoothness (Santurkar et al. 2018, Section 3.1), smaller for a smoother landscape.
+  Measurements are those that end an even interval, so that all drifts are over the same number of steps; the first
+  steps of training, measured at growing intervals, are left to the figures.
+- ``compared``: their ratios to the plain network's of the same rate, probe and seed, at rates at which both end at 90%
+  or more with every seed: over the whole of training, and over each third of its steps. Of the drift above the floor
+  it is 0 where only the plain network's ever exceeds the floor, and infinite where only the other's does.
 - ``singular_values`` of the Jacobians between layers after training, as means over layers. Section 3.3 conjectures that
   batch norm brings them near 1.
+
+On average a population drifts no more than a sample of it. If the probe were drawn anew for each measurement, the drift
+above the floor would be about what the population drifts. Since its examples are the same at all measurements, sampling
+adds less, and the floor takes away too much: most of the drift of few examples. The largest probe tells most.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -36,6 +47,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -49,18 +61,31 @@ from bnrepro.experiment import Claim, Experiment
 
 DRIFT, NORM, COSINE = "drift", axis_label("layer", "shift_norm"), axis_label("layer", "shift_cosine")
 RELATIVE, SMOOTHNESS = f"{NORM} / ‖G‖", "smoothness"
+ABOVE, FLOOR, ON_MINIBATCHES = "drift above the floor", "floor", " on mini-batches"
 MEASURES = {DRIFT: axis_label("layer", "drift_wasserstein"), NORM: NORM, RELATIVE: RELATIVE, COSINE: COSINE}
 """The measures of internal covariate shift, and how their axes are labelled."""
+COMPARED = [DRIFT, ABOVE, NORM, RELATIVE, NORM + ON_MINIBATCHES, RELATIVE + ON_MINIBATCHES]
+"""The measures of which there are ratios."""
+OPTIONAL = ["drift_floor", *(f"minibatch_{name}" for name in ("gradient_norm", "shift_norm"))]
 SINGULAR_VALUES = {"smallest": "jacobian_min", "median": "jacobian_median", "largest": "jacobian_max"}
 PERCENTILES = ["p50", "p15", "p85"]
-COLOURS = {"whole": "0.2", "early": "#009E73", "middle": "#CC79A7", "late": "#E69F00"}
-"""The whole of training and its thirds, in steps, and their colours."""
-WHOLE, *THIRDS = COLOURS
+WINDOWS = ("whole", "early", "middle", "late")
+"""The whole of training, and its thirds, in steps."""
+WHOLE, *THIRDS = WINDOWS
+
+HEADINGS = {DRIFT: "drift (paper)", ABOVE: ABOVE, NORM: f"{NORM} (critics)", RELATIVE: RELATIVE}
+"""The measures whose ratios are drawn, and the titles of their panels."""
+BATCH = "mini-\nbatch"
+"""The label of what is measured on mini-batches."""
+LESS, MORE = "#56B4E9", "#E69F00"
+GROUND = LinearSegmentedColormap.from_list("ratio", [(0, LESS), (0.5, "#E3F2FB"), (0.5, "#FBEFD6"), (1, MORE)])
+"""The ground of ratios from a tenth to ten, with a step at 1."""
 
 TRAINED = 0.9
 """Final accuracy from which a network counts as trained."""
+PROBE = "train.probe_examples"
 ARM = ["activation", "norm"]
-CELL = [*ARM, "lr"]
+CELL = [*ARM, "lr", PROBE]
 Rows = Iterator[tuple[tuple[Any, ...], Estimate]]
 
 
@@ -69,21 +94,23 @@ def analyse(results: Results) -> Tables:
     runs = analysis.outcomes(results)
     steps = _steps(results, runs)
     even = steps[steps["third"].notna()]
-    windows = {window: even if window == WHOLE else even[even["third"] == window] for window in COLOURS}
+    windows = {window: even if window == WHOLE else even[even["third"] == window] for window in WINDOWS}
     within = {window: analysis.cells(_means(runs, part), CELL) for window, part in windows.items()}
-    cells = within[WHOLE]
     after = analysis.cells(steps[(steps["step"] == steps["steps"]) & ~steps["diverged"]], CELL)
-    best = pd.concat([arm[arm["lr"] == analysis.best_value(arm, "lr")] for arm in groups(runs, ARM).values()])
-    score = _estimates(cells, ["accuracy", "diverged", *MEASURES, SMOOTHNESS])
+    # Figures over steps are of one probe: that with which most was measured, of equals the smallest.
+    measured = steps.groupby(PROBE)[[*MEASURES, *SINGULAR_VALUES]].count().gt(0).sum(axis=1)
+    shown, over_steps = (table[table[PROBE] == measured.idxmax()] for table in (runs, steps))
+    best = pd.concat([arm[arm["lr"] == analysis.best_value(arm, "lr")] for arm in groups(shown, ARM).values()])
+    score = _estimates(within[WHOLE], ["accuracy", "diverged", *COMPARED, COSINE, SMOOTHNESS])
     return {
         "score": analysis.table(dict(score), [*CELL, "quantity"]),
         "compared": analysis.table(dict(_compared(within)), [*CELL, "window", "quantity"]),
         "singular_values": analysis.table(dict(_estimates(after, [*SINGULAR_VALUES])), [*CELL, "quantity"]),
-        "diverged": analysis.finals(runs, CELL)["diverged"],
-        "diverged_at": analysis.spread(runs, "diverged_at", [*CELL, "seed"]),
-        "shift": _over_steps(steps, [*MEASURES]),
+        "diverged": analysis.finals(shown, CELL)["diverged"],
+        "diverged_at": analysis.spread(shown, "diverged_at", [*CELL, "seed"]),
+        "shift": _over_steps(over_steps, [*MEASURES, FLOOR]),
         "thirds": analysis.spread(even, "step", ["third"]),
-        "jacobian": _over_steps(steps[steps["run_id"].isin(best["run_id"])], [*SINGULAR_VALUES]),
+        "jacobian": _over_steps(over_steps[over_steps["run_id"].isin(best["run_id"])], [*SINGULAR_VALUES]),
         "percentiles": _percentiles(results, best),
     }
 
@@ -94,14 +121,20 @@ def _steps(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
     A measurement that does not end an even interval is in none: those are spaced logarithmically, or the last.
     """
     layers = results.table("layers")
-    layers = layers.reindex(columns=[*layers, *set(SINGULAR_VALUES.values()).difference(layers)])
+    layers = layers.reindex(columns=[*layers, *{*SINGULAR_VALUES.values(), *OPTIONAL}.difference(layers)])
     preceded = layers["layer"] > 1
     gradient = layers["gradient_norm"].where(layers["gradient_norm"] > 0)  # it is 0 in a dead network
+    own_gradient = layers["minibatch_gradient_norm"].where(layers["minibatch_gradient_norm"] > 0)
+    drift, floor = layers["drift_wasserstein"], layers["drift_floor"] / np.sqrt(2)
     measures = {
-        DRIFT: layers["drift_wasserstein"],
+        DRIFT: drift,
+        ABOVE: np.sqrt((drift**2 - floor**2).clip(lower=0)),
+        FLOOR: floor,
         NORM: layers["shift_norm"].where(preceded),
         RELATIVE: (layers["shift_norm"] / gradient).where(preceded),
         COSINE: layers["shift_cosine"].where(preceded),
+        NORM + ON_MINIBATCHES: layers["minibatch_shift_norm"].where(preceded),
+        RELATIVE + ON_MINIBATCHES: (layers["minibatch_shift_norm"] / own_gradient).where(preceded & gradient.notna()),
         **{name: layers[column] for name, column in SINGULAR_VALUES.items()},
     }
     means = layers[["run_id", "step"]].assign(**measures).groupby(["run_id", "step"], as_index=False).mean()
@@ -115,7 +148,7 @@ def _steps(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _means(runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """Return table ``runs`` with the means over steps of each run that did not diverge, as far as they are finite."""
-    means = steps[~steps["diverged"]].groupby("run_id")[[*MEASURES, SMOOTHNESS]].mean()
+    means = steps[~steps["diverged"]].groupby("run_id")[[*COMPARED, COSINE, SMOOTHNESS]].mean()
     return runs.join(means.where(np.isfinite(means)), on="run_id")
 
 
@@ -130,13 +163,17 @@ def _estimates(cells: dict[Any, pd.DataFrame], quantities: Sequence[str]) -> Row
 def _compared(within: dict[str, dict[Any, pd.DataFrame]]) -> Rows:
     accuracy = {key: cell["accuracy"].min() for key, cell in within[WHOLE].items()}
     for key in accuracy:
-        activation, norm, lr = key
-        plain = activation, "none", lr
+        activation, norm, lr, probe = key
+        plain = activation, "none", lr, probe
         if norm != "none" and min(accuracy[key], accuracy.get(plain, 0)) >= TRAINED:
             for window, cells in within.items():
-                for measure in (DRIFT, NORM, RELATIVE):
-                    ratio = analysis.ratio(cells[key][measure], cells[plain][measure])
-                    yield (*key, window, f"ratio of {measure}"), ratio
+                for measure in COMPARED:
+                    pair = cells[key][measure], cells[plain][measure]
+                    if all(values.notna().any() for values in pair):
+                        ratio, (of, to) = analysis.ratio(*pair), ((values > 0).any() for values in pair)
+                        if measure == ABOVE and of != to:  # one of the two never exceeds the floor
+                            ratio = Estimate(math.inf if of else 0.0, n=len(pair[0]))
+                        yield (*key, window, f"ratio of {measure}"), ratio
 
 
 def _over_steps(steps: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -155,43 +192,90 @@ def _percentiles(results: Results, best: pd.DataFrame) -> pd.DataFrame:
 def draw(tables: Tables) -> dict[str, Figure]:
     """Draw the ratios if there are any, the measures against steps, and what else was measured against steps."""
     drawn = {"shift": _shift(tables["compared"])} if len(tables["compared"]) else {}
-    for activation in levels(tables["diverged"], "activation"):
-        drawn[f"shift-over-steps-{activation}"] = _shift_over_steps(tables, activation)
-    if len(tables["jacobian"]):
-        drawn["jacobian"] = _jacobian(tables)
-    for activation in levels(tables["percentiles"], "activation"):
-        drawn[f"percentiles-{activation}"] = _percentile_bands(tables, activation)
+    (probe,) = levels(tables["diverged"], PROBE)
+    of_one = {
+        name: found.droplevel(PROBE) if PROBE in found.index.names else found
+        for name, found in tables.items()
+        if name in ("diverged", "diverged_at", "shift", "thirds", "jacobian", "percentiles")
+    }
+    told = f"measured on a probe of {probe} training examples"
+    for activation in levels(of_one["diverged"], "activation"):
+        drawn[f"shift-over-steps-{activation}"] = _shift_over_steps(of_one, activation, told)
+    if len(of_one["jacobian"]):
+        drawn["jacobian"] = _jacobian(of_one, told)
+    for activation in levels(of_one["percentiles"], "activation"):
+        drawn[f"percentiles-{activation}"] = _percentile_bands(of_one, activation, told)
     return drawn
 
 
 def _shift(compared: pd.DataFrame) -> Figure:
-    """Draw the ratios against learning rate: a row per measure, a column per arm."""
-    arms, rates = [*groups(compared.reset_index(), ARM)], levels(compared, "lr")
-    figure, axes = parts.grid(2, len(arms), (4.3, 2.4), sharex=True, sharey="row")
-    looks: dict[str, Any] = {
-        window: {"color": colour, "marker": marker, "linestyle": "", "label": window}
-        for (window, colour), marker in zip(COLOURS.items(), "osDP", strict=True)
-    }
-    for row, (whose, measure) in zip(axes, (("paper", DRIFT), ("critics", RELATIVE)), strict=True):
-        for ax, (activation, norm) in zip(row, arms, strict=True):
-            for i, (window, look) in enumerate(looks.items()):
-                found = rows(compared.swaplevel("lr", "quantity"), activation, norm, f"ratio of {measure}", window)
-                found = found.set_axis(found.index * 1.12 ** (i - 1.5)).query("n > 0")  # beside one another
-                parts.points(ax, found, look, markersize=5.5)
-            ax.axhline(1, **parts.REFERENCE)
-            ax.set(xscale="log", yscale="log")
-            ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-            ax.minorticks_off()
-        row[0].set_ylabel(f"{whose}: ratio of {measure}\n(below 1 is less shift)")
-    for top, bottom, (activation, norm) in zip(*axes, arms, strict=True):
-        top.set_title(f"{parts.activation_label(activation)} {parts.style(norm)['label']}")
-        bottom.set_xlabel(f"learning rate (both end at {TRAINED:.0%} or more)")
-    handles = [Line2D([], [], **look) for look in looks.values()]
-    parts.legend(figure, handles, "over the whole of training, and over each third of its steps; bars: 95% intervals")
+    """Draw the ratios as numbers, on a ground that tells on which side of 1: a row per arm, a column per measure.
+
+    In a panel, columns are mini-batches and the sizes of the probe; lines are phases of training and learning rates.
+    """
+    arms = [*groups(compared.reset_index(), ARM)]
+    measures = [measure for measure in HEADINGS if f"ratio of {measure}" in compared.index.unique("quantity")]
+    most = 1 + compared.index.unique(PROBE).size
+    figure, axes = parts.grid(len(arms), len(measures), (1.1 + 0.42 * most, 3.7))
+    for row, (activation, norm) in zip(axes, arms, strict=True):
+        found = rows(compared, activation, norm)
+        lines = [(window, lr) for window in WINDOWS for lr in levels(found, "lr")]
+        for ax, measure in zip(row, measures, strict=True):
+            _numbers(ax, lines, _by_examples(found, measure))
+            ax.set_yticks(range(len(lines)), [f"{window}, {lr:g}" for window, lr in lines] if ax is row[0] else [])
+            ax.set_title(HEADINGS[measure])
+        arm = f"{parts.activation_label(activation)} {parts.style(norm)['label']}"
+        row[0].set_ylabel(f"{arm}\n(phase of training, rate)")
+    for ax in axes[-1]:
+        ax.set_xlabel("probe (examples)")
+    handles = [
+        Patch(color=LESS, label="below 1: shifts less with batch norm"),
+        Patch(color=MORE, label="above 1 (bold): shifts more"),
+        Patch(facecolor="white", edgecolor="0.6", label="no 95% interval on one side of 1"),
+    ]
+    title = f"ratios with batch norm to without, where both end at {TRAINED:.0%} or more"
+    if ABOVE in measures:
+        title += "; 0: only without it above the floor, ∞: only with it, none: neither"
+    parts.legend(figure, handles, title)
     return figure
 
 
-def _shift_over_steps(tables: Tables, activation: str) -> Figure:
+def _by_examples(found: pd.DataFrame, measure: str) -> dict[str, pd.DataFrame]:
+    """Return the ratios of a measure by rate and window: on mini-batches, if there are any, and on each probe."""
+    quantities = {f"ratio of {measure}{each}": each for each in (ON_MINIBATCHES, "")}
+    of = {quantity: found[found.index.get_level_values("quantity") == quantity] for quantity in quantities}
+    drawn: dict[str, Any] = {}
+    for quantity, table in of.items():
+        for probe in levels(table, PROBE):
+            label = BATCH if quantities[quantity] else f"{probe:,}"
+            drawn.setdefault(label, table.xs((probe, quantity), level=(PROBE, "quantity")))
+    return drawn
+
+
+def _numbers(ax: Axes, lines: Sequence[tuple[str, float]], columns: dict[str, pd.DataFrame]) -> None:
+    """Write ratios into the cells of a panel, and colour those whose interval lies on one side of 1."""
+    ground = np.full((len(lines), len(columns)), np.nan)
+    for column, table in enumerate(columns.values()):
+        for line, (window, lr) in enumerate(lines):
+            ratio = estimate(table, lr, window)
+            if not np.isnan(ratio.value):
+                one_sided = ratio.low > 1 or ratio.high < 1
+                ground[line, column] = np.log(ratio.value) if one_sided else np.nan
+                weight = "bold" if ratio.value > 1 else "normal"
+                told = f"{ratio.value:,.0f}" if ratio.value >= 10 else f"{ratio.value:.2g}"
+                told = told.replace("inf", "∞")
+                ax.text(column, line, told, ha="center", va="center", fontsize=7.5, fontweight=weight)
+    ax.imshow(ground, cmap=GROUND, vmin=-np.log(10), vmax=np.log(10), aspect="auto", interpolation="nearest")
+    ax.set_xticks(range(len(columns)), [*columns], fontsize=8)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    for line in range(len(lines) // len(WINDOWS), len(lines), len(lines) // len(WINDOWS)):
+        ax.axhline(line - 0.5, color="0.4", linewidth=0.8)
+    if BATCH in columns:
+        ax.axvline(0.5, color="0.4", linewidth=0.8, linestyle=":")
+
+
+def _shift_over_steps(tables: Tables, activation: str, told: str) -> Figure:
     """Draw the measures against steps, as means over layers: a row per measure, a column per learning rate."""
     cells = rows(tables["diverged"], activation)
     norms, rates = levels(cells, "norm"), levels(cells, "lr")
@@ -200,7 +284,11 @@ def _shift_over_steps(tables: Tables, activation: str) -> Figure:
         for ax, rate in zip(row, rates, strict=True):
             for norm in norms:
                 cell = activation, norm, rate
-                _line(ax, tables, cell, rows(tables["shift"], measure, *cell), parts.style(norm, norms))
+                look = parts.style(norm, norms)
+                _line(ax, tables, cell, rows(tables["shift"], measure, *cell), look)
+                if measure == DRIFT:
+                    floor = rows(tables["shift"], FLOOR, *cell)["value"].sort_index()
+                    ax.plot(floor.index, floor, color=look["color"], linewidth=1, linestyle=(0, (1, 1)))
             for step in tables["thirds"]["low"]:
                 ax.axvline(step, **parts.REFERENCE)
         better = "higher" if measure == COSINE else "lower"
@@ -210,8 +298,13 @@ def _shift_over_steps(tables: Tables, activation: str) -> Figure:
         row[0].margins(y=0.2)
     for ax, rate in zip(axes[0], rates, strict=True):
         ax.set_title(f"{parts.activation_label(activation)}, rate {rate:g}")
-    thirds = Line2D([], [], **parts.REFERENCE, label="thirds of training (the first once intervals are even)")
-    parts.legend(figure, [*parts.arms(norms, marker=None), *parts.band_over(int(cells["n"].max())), thirds])
+    thirds = Line2D([], [], **parts.REFERENCE, label="thirds of even intervals")
+    handles = [*parts.arms(norms, marker=None), *parts.band_over(int(cells["n"].max())), thirds]
+    if len(rows(tables["shift"], FLOOR)):
+        look = {"color": "0.3", "linewidth": 1, "linestyle": (0, (1, 1))}
+        handles.append(Line2D([], [], **look, label="floor of drift"))
+        told += "; the floor is the distance of two samples of that size, of no drift at all"
+    parts.legend(figure, handles, told)
     return figure
 
 
@@ -224,7 +317,7 @@ def _line(ax: Axes, tables: Tables, cell: tuple[Any, ...], table: pd.DataFrame, 
     ax.label_outer()
 
 
-def _jacobian(tables: Tables) -> Figure:
+def _jacobian(tables: Tables, told: str) -> Figure:
     """Draw singular values of Jacobians between layers against steps, each arm at its best rate, by activation."""
     activations, norms = (levels(tables["jacobian"], name) for name in ARM)
     figure, axes = parts.panels(activations, (4.3, 3.2), sharex=True, sharey=True)
@@ -243,11 +336,11 @@ def _jacobian(tables: Tables) -> Figure:
     extremes = Line2D([], [], color="0.3", linewidth=0.8, label="smallest and largest (thick: median)")
     one = Line2D([], [], **parts.REFERENCE, label="1, as conjectured")
     band = parts.band_over(int(tables["jacobian"]["n"].max()))
-    parts.legend(figure, [*parts.arms(norms, marker=None), *band, extremes, one])
+    parts.legend(figure, [*parts.arms(norms, marker=None), *band, extremes, one], told)
     return figure
 
 
-def _percentile_bands(tables: Tables, activation: str) -> Figure:
+def _percentile_bands(tables: Tables, activation: str, told: str) -> Figure:
     """Draw percentiles of what enters each layer against steps: a row per norm, a column per layer."""
     found = rows(tables["percentiles"], activation)
     norms, layers = levels(found, "norm"), levels(found, "layer")
@@ -260,39 +353,41 @@ def _percentile_bands(tables: Tables, activation: str) -> Figure:
             ax.set_title(f"layer {layer}, {look['label']}, rate {lr:g}")
         row[0].set_ylabel(f"input of the {parts.activation_label(activation)}")
     band = Patch(color="0.5", alpha=0.3, linewidth=0, label="15th to 85th percentile, over units and examples")
-    title = f"each arm at its most accurate rate, median of {found['n'].max()} seeds"
+    title = f"each arm at its most accurate rate, median of {found['n'].max()} seeds, {told}"
     parts.legend(figure, [Line2D([], [], color="0.3", label="median"), band], title)
     return figure
 
 
-def _ratios(hold: Callable[[str, Estimate, float], Finding], measure: str, tables: Tables) -> list[Finding]:
-    """Return the ratios of a measure over the whole of training, per activation and rate."""
+def _ratios(hold: Callable[[str, Estimate, float], Finding], measures: Sequence[str], tables: Tables) -> list[Finding]:
+    """Return the ratios of measures: over the whole of training first, per arm, rate and probe."""
     compared = tables["compared"]
-    found = {
-        f"{activation}, rate {lr:g}, ratio of {measure}": estimate(
-            compared, activation, norm, lr, WHOLE, f"ratio of {measure}"
-        )
-        for activation, norm, lr in groups(compared.reset_index(), CELL)
-        if norm == "batch"
-    }
+    found: dict[str, Estimate] = {}
+    for window, measure in itertools.product(WINDOWS, measures):
+        ratios = compared.reset_index().query("norm == 'batch'")
+        ratios = ratios[(ratios["window"] == window) & (ratios["quantity"] == f"ratio of {measure}")]
+        for activation, norm, lr, probe in groups(ratios, CELL):
+            on = "" if measure.endswith(ON_MINIBATCHES) else f", probe of {probe}"
+            of = f"{activation}, rate {lr:g}{on}, {window}: ratio of {measure}"
+            found.setdefault(of, estimate(compared, activation, norm, lr, probe, window, f"ratio of {measure}"))
     return [hold(of, each, 1) for of, each in found.items()]
 
 
 def _near_one(tables: Tables) -> list[Finding]:
     """Return the median singular value with batch norm, at the rates at which both networks train."""
     found = {
-        f"{activation}, rate {lr:g}, median singular value": estimate(
-            tables["singular_values"], activation, norm, lr, "median"
+        f"{activation}, rate {lr:g}, probe of {probe}: median singular value": estimate(
+            tables["singular_values"], activation, norm, lr, probe, "median"
         )
-        for activation, norm, lr in groups(tables["compared"].reset_index(), CELL)
+        for activation, norm, lr, probe in groups(tables["compared"].reset_index(), CELL)
         if norm == "batch"
     }
-    return [analysis.within(of, each, 0.8, 1.25) for of, each in found.items()]
+    return [analysis.within(of, each, 0.8, 1.25) for of, each in found.items() if each.n]
 
 
 BOTH_TRAIN = (
-    "For each activation, at each learning rate at which both networks end at 90% or more with every seed, the ratio "
-    "of {} with batch norm to without is at {} 1, over the whole of training and with its whole interval."
+    "For each activation, at each learning rate at which both networks end at 90% or more with every seed, over the "
+    "whole of training and over each third of its steps, the ratio of {} with batch norm to without is at {} 1 with "
+    "its whole interval."
 )
 EXPERIMENT = Experiment(
     claims=[
@@ -300,8 +395,8 @@ EXPERIMENT = Experiment(
             id="2.2",
             section="Section 2",
             sentence="With batch norm the distributions of what enters nonlinearities drift less during training.",
-            criterion=BOTH_TRAIN.format(DRIFT, "most"),
-            findings=partial(_ratios, analysis.below, DRIFT),
+            criterion=BOTH_TRAIN.format("drift, on a probe of each size,", "most"),
+            findings=partial(_ratios, analysis.below, [DRIFT]),
             figure="shift",
         ),
         Claim(
@@ -317,14 +412,19 @@ EXPERIMENT = Experiment(
             id="+gradient_shift",
             section="Santurkar et al. 2018",
             sentence="With batch norm the gradient of a layer changes no less when the layers before it are updated.",
-            criterion=BOTH_TRAIN.format("‖G − G'‖ / ‖G‖", "least"),
-            findings=partial(_ratios, analysis.above, RELATIVE),
+            criterion=BOTH_TRAIN.format(
+                "‖G − G'‖ on mini-batches, and that of ‖G − G'‖ / ‖G‖ on a probe of each size,", "least"
+            ),
+            findings=partial(_ratios, analysis.above, [NORM + ON_MINIBATCHES, RELATIVE]),
             figure="shift",
         ),
     ],
-    arms=CELL,
+    arms=[*CELL, "diagnostics"],
     needs=["layer.drift_wasserstein", "layer.shift_norm", "layer.shift_cosine", "layer.gradient_norm"],
-    uses=["run.landscape_smoothness", *(f"layer.{name}" for name in (*SINGULAR_VALUES.values(), *PERCENTILES))],
+    uses=[
+        "run.landscape_smoothness",
+        *(f"layer.{name}" for name in (*OPTIONAL, *SINGULAR_VALUES.values(), *PERCENTILES)),
+    ],
     analyse=analyse,
     draw=draw,
 )

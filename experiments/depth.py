@@ -190,7 +190,7 @@ def _against_depth(table: pd.DataFrame, quantities: dict[str, str]) -> Figure:
             ax.plot(found.index, found["value"], **look | {"marker": None, "linewidth": 1})
             parts.points(ax, found, look | {"linestyle": ""}, markersize=5)
         if quantity == "best accuracy":
-            parts.axis_of_accuracy(ax, min(of["high"].max(), 0.995))
+            parts.axis_of_accuracy(ax, min(of["high"].fillna(of["value"]).max(), 0.995))
         else:
             most = 1 if quantity == "settings that train" else max([0.05, *(1.1 * of["value"].dropna())])
             ax.set_ylim(bottom=-0.03, top=most + 0.03)

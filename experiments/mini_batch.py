@@ -26,11 +26,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from bnrepro import Results, analysis
@@ -140,7 +138,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
                 parts.line(ax, of_norm[of_norm["value"] > FLOOR], parts.style(norm, norms), markersize=5)
             ax.set(xscale="log", yscale="linear" if quality == "cosine" else "log", ylabel=QUALITIES[quality])
             axis_of_sizes(ax, levels(qualities, "examples"))
-        parts.legend(figure, [*parts.arms(norms, markersize=5), interval(qualities)])
+        parts.legend(figure, [*parts.arms(norms, markersize=5), *parts.interval_over(int(qualities["n"].max()))])
         drawn["gradient_estimate"] = figure
     return drawn
 
@@ -164,8 +162,10 @@ def by_depth(values: pd.DataFrame, diverged: pd.DataFrame, looks: dict[str, dict
         axis_of_sizes(ax, sorted({*values.index.get_level_values(2), *diverged.index.get_level_values(2)}))
     parts.axis_of_accuracy(axes[0], values["value"].max())
     parts.label_rows(axes, "test accuracy after the last step")
-    means = f"means over {values['n'].max()} seeds"
-    seeds = parts.band_over(int(diverged["n"].max())) if len(diverged) else [Line2D([], [], linestyle="", label=means)]
+    if len(diverged):
+        seeds = parts.band_over(int(diverged["n"].max()))
+    else:  # means without bands
+        seeds = [Line2D([], [], linestyle="", label=f"means over {n} seeds")] if (n := values["n"].max()) > 1 else []
     parts.legend(figure, [*(Line2D([], [], **look) for look in looks.values()), *seeds])
     return figure
 
@@ -175,11 +175,6 @@ def axis_of_sizes(ax: Axes, sizes: list[int]) -> None:
     ax.set_xticks(sizes, [f"{size}" for size in sizes])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("examples in a mini-batch")
-
-
-def interval(table: pd.DataFrame) -> Artist:
-    """Return what a legend has of means with intervals."""
-    return Patch(color="0.5", alpha=0.3, linewidth=0, label=f"95% interval over {table['n'].max()} seeds (line: mean)")
 
 
 def improves(tables: Tables) -> list[Finding]:

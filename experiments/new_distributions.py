@@ -22,7 +22,6 @@ from functools import partial
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from bnrepro import Results, analysis
 from bnrepro import figures as parts
@@ -93,8 +92,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
         row[0].set_ylabel(f"{parts.activation_label(activation)}:\ntest accuracy")
     parts.axis_of_accuracy(axes[0, 0], table.xs(AS_IT_IS, level="estimate")["value"].max())
     arms = [Line2D([], [], **look) for look in LOOKS.values()]
-    band = Patch(color="0.5", alpha=0.3, linewidth=0, label=f"95% interval of the mean over {table['n'].max()} seeds")
-    parts.legend(figure, [*arms, band])
+    parts.legend(figure, [*arms, *parts.interval_over(int(table["n"].max()))])
     return {"new_distributions": figure}
 
 

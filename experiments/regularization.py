@@ -190,7 +190,7 @@ def _gap(tables: Tables) -> Figure:
     bottom.invert_xaxis()
     axes[0, 0].set_ylabel("accuracy on training\nless on test images")
     axes[1, 0].set_ylabel("test accuracy")
-    parts.axis_of_accuracy(axes[1, 0], by_loss["high"].max())
+    parts.axis_of_accuracy(axes[1, 0], by_loss["high"].fillna(by_loss["value"]).max())
     seeds = int(by_loss["n"].max())
     parts.legend(figure, [*parts.arms(norms), *parts.band_over(seeds)], "without dropout and weight decay")
     return figure

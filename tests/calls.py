@@ -11,7 +11,7 @@ from pathlib import Path
 from bnrepro.places import EXPERIMENTS
 
 TINY = ["train.steps=5", "train.measurements=2", "model.hidden=[8]", "compute=inline"]
-SMALL = [*TINY, "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
+SMALL = [*TINY, "sweep.refine.key=null", "sweep.grid.optimizer.lr=[0.1]", "sweep.grid.seed=[0]"]
 
 
 def but(overrides: Sequence[str], *others: str) -> list[str]:

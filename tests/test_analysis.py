@@ -141,6 +141,33 @@ def test_steps_to_a_target_are_those_of_the_first_measurement_after_0_that_has_i
     ):
         steps = analysis.steps_to(runs, pd.Series(targets, runs.index), curves)
         np.testing.assert_array_equal(steps, expected)
+        found = analysis.crossings(runs, pd.Series(targets, runs.index), curves[::-1])
+        pd.testing.assert_series_equal(found["steps"], steps)
+        np.testing.assert_array_equal(found["least"], steps.replace({10: 1, 20: 11}))  # after the measurement before
+
+
+def test_a_smoothed_curve_is_the_mean_of_what_is_measured_nearby_of_one_run() -> None:
+    """With 1.15 steps times earlier and later; 100 and 116 are further apart."""
+    steps, accuracies = [0, 100, 110, 116, 200], [0.1, 0.5, 0.8, 0.2, 0.9]
+    curves = pd.DataFrame({"run_id": ["a"] * 5 + ["b"], "step": [*steps, 110], "test_accuracy": [*accuracies, 0.3]})
+    means = [0.1, (0.5 + 0.8) / 2, (0.5 + 0.8 + 0.2) / 3, (0.8 + 0.2) / 2, 0.9, 0.3]
+    found = analysis.smoothed(curves.sample(frac=1, random_state=0)).sort_values(["run_id", "step"])
+    assert found["step"].tolist() == curves["step"].tolist()
+    np.testing.assert_allclose(found["test_accuracy"], means, atol=1e-9)
+    assert analysis.smoothed(curves.iloc[:0]).empty
+
+
+def test_noise_is_met_later_once_it_is_smoothed() -> None:
+    rng, steps = np.random.default_rng(0), np.unique(np.geomspace(1, 10_000, 200).astype(int))
+    curves = [
+        pd.DataFrame({"run_id": str(i), "step": steps, "test_accuracy": 1 - steps**-0.5 + noise})
+        for i, noise in enumerate(rng.normal(0, 0.02, (50, len(steps))))
+    ]
+    raw, runs = pd.concat(curves), pd.DataFrame({"run_id": [str(i) for i in range(50)]})
+    target = pd.Series(0.95, runs.index)  # on average at step 400
+    taken = [analysis.steps_to(runs, target, each) for each in (raw, analysis.smoothed(raw))]
+    early, smooth = (float(np.exp(np.log(each).mean())) for each in taken)
+    assert early < 200 < smooth < 400
 
 
 @pytest.mark.parametrize(
@@ -164,6 +191,29 @@ def test_the_best_value_is_that_of_the_highest_mean_the_largest_of_equals() -> N
     runs = pd.DataFrame({"lr": [1, 1, 2, 2, 3, 3], "accuracy": [0.9, 0.0, 0.5, 0.6, 0.55, 0.55]})
     assert analysis.best_value(runs, "lr") == 3
     assert analysis.best_value(runs.iloc[:0], "lr") is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "fastest"),
+    [
+        ({1: [80, 80], 2: [20, 20], 3: [40, 40]}, 2),
+        ({1: [80, 80], 2: [20, inf]}, 1),  # most seeds before fewest steps
+        ({1: [inf, 20], 2: [80, inf]}, 1),
+        ({1: [20, 20], 2: [10, 40]}, 2),  # of equals the largest
+        ({1: [inf, inf], 2: [inf, nan]}, 2),
+        ({}, None),
+    ],
+)
+def test_the_fastest_value_takes_the_fewest_steps_in_most_seeds(steps: dict[int, list[float]], fastest: Any) -> None:
+    rows = [(lr, each) for lr, seeds in steps.items() for each in seeds]
+    for order in (rows, rows[::-1]):
+        assert analysis.fastest_value(pd.DataFrame(order, columns=["lr", "steps"]), "lr") == fastest
+
+
+def test_initializations_have_names() -> None:
+    runs = pd.DataFrame({"model.init.scheme": ["normal", "he", None], "model.init.std": [0.03, nan, nan]})
+    assert analysis.initializations(runs).tolist() == ["std 0.03", "he", ""]
+    assert analysis.initializations(runs[[]]).tolist() == [""] * 3
 
 
 # Estimates

@@ -136,7 +136,7 @@ def test_a_wider_grid_trains_only_what_is_new(call: Callable[..., Ended], traine
     call("+sweep", *SMALL)
     old = set(trained)
     trained.clear()
-    ended = call("+sweep", *TINY, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]")
+    ended = call("+sweep", *but(SMALL, "sweep.grid.optimizer.lr=[0.2,0.1]", "sweep.grid.seed=[0,1]"))
     assert ended.out.startswith("learning_rates: 16 runs, 4 found finished in ")
     assert (len(trained), len(set(trained) | old)) == (12, 16)
     (folder,) = {Path(line).parent for line in ended.out.splitlines() if line.endswith(".png")}
@@ -277,7 +277,7 @@ def test_an_override_of_what_a_sweep_varies_is_told_and_in_the_settings_of_its_f
         "model.activation=tanh: in place of the sweep's [sigmoid, relu]",
         "seed=4,5: in place of the sweep's [0, 1, 2]",
     ]
-    given = [*TINY, "model.activation=tanh", "seed=4,5", "sweep.grid.optimizer.lr=[0.1]"]
+    given = [*SMALL[:-1], "model.activation=tanh", "seed=4,5"]
     first = call("+sweep", *given)
     assert first.status == 0, first.err
     assert sorted(first.out.splitlines()[:2]) == told

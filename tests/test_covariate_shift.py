@@ -18,6 +18,7 @@ from bnrepro.training import Schedule
 
 nan, inf = math.nan, math.inf
 DRIFT, NORM, RELATIVE, COSINE = "drift", "‖G − G'‖", "‖G − G'‖ / ‖G‖", "cos(G, G')"
+PROBE = "train.probe_examples"
 found = import_experiment("covariate_shift")
 assert found
 EXPERIMENT = found
@@ -32,7 +33,7 @@ ABSURD = 1e6
 
 def a_run(run_id: str, **columns: Any) -> dict[str, Any]:
     run: dict[str, Any] = {"run_id": run_id, "activation": "sigmoid", "norm": "none", "lr": 0.1, "seed": 0, "steps": 30}
-    run |= {"train.measurements": 6, "test_accuracy": 0.95, "diverged_at": nan} | columns
+    run |= {"train.measurements": 6, PROBE: 120, "test_accuracy": 0.95, "diverged_at": nan} | columns
     return run | {"status": "done" if math.isnan(run["diverged_at"]) else "diverged"}
 
 
@@ -53,12 +54,19 @@ def results_of(runs: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]])
 
 def with_shift(drift: dict[tuple[str, int], float], gradient: float = 1.0, **columns: Any) -> Results:
     """Runs by norm and seed: their drift, and a shift of the gradients that is ``gradient`` with batch norm, else 1."""
-    runs = [a_run(f"{norm}{seed}", norm=norm, seed=seed, **columns) for norm, seed in drift]
+    runs = [a_run(f"{norm}{seed}{columns}", norm=norm, seed=seed, **columns) for norm, seed in drift]
     layers = []
     for run, value in zip(runs, drift.values(), strict=True):
         shift = 1.0 if run["norm"] == "none" else gradient
         layers += layer(run["run_id"], 2, drift_wasserstein=value, shift_norm=shift, gradient_norm=1.0)
     return results_of(runs, layers)
+
+
+def together(*parts: Results) -> Results:
+    runs, curves, layers = (
+        pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in ("runs", "curves", "layers")
+    )
+    return Results(runs, curves, layers, units=pd.DataFrame())
 
 
 def both(plain: Sequence[float], other: Sequence[float]) -> dict[tuple[str, int], float]:
@@ -87,7 +95,7 @@ def test_means_are_over_layers_and_even_steps_and_leave_out_what_nothing_precede
     ]
     results = results_of([a_run("a")], layers)
     results.curves["landscape_smoothness"] = [ABSURD, ABSURD, 1.0, 2.0, 3.0, 4.0, 10.0]
-    assert values(EXPERIMENT.analyse(results)["score"], "sigmoid", "none", 0.1) == pytest.approx(
+    assert values(EXPERIMENT.analyse(results)["score"], "sigmoid", "none", 0.1, 120) == pytest.approx(
         {
             "accuracy": 0.95,
             "diverged": 0,
@@ -105,7 +113,7 @@ def test_rows_are_means_over_seeds_and_of_diverged_runs_there_is_no_measure() ->
     runs += [a_run("x", seed=3, test_accuracy=nan, diverged_at=17.0)]
     layers = [r for run in runs for r in layer(run["run_id"], 1, drift_wasserstein=run["seed"] ** 2)]
     score = EXPERIMENT.analyse(results_of(runs, layers))["score"]
-    assert values(score, "sigmoid", "none", 0.1) == pytest.approx(
+    assert values(score, "sigmoid", "none", 0.1, 120) == pytest.approx(
         {"accuracy": (0.90 + 0.91 + 0.92) / 4, "diverged": 1 / 4, DRIFT: 5 / 3}
     )
     assert score["n"].tolist() == [4, 4, 3]
@@ -131,9 +139,9 @@ def test_thirds_are_of_steps_and_have_the_measurements_that_end_even_intervals(
     assert {row.Index: (row.low, row.high) for row in table.itertuples()} == thirds
 
 
-def ratio(results: Results, window: str = "whole", measure: str = DRIFT) -> float:
+def ratio(results: Results, window: str = "whole", measure: str = DRIFT, probe: int = 120) -> float:
     table = EXPERIMENT.analyse(results)["compared"]
-    return estimate(table, "sigmoid", "batch", 0.1, window, f"ratio of {measure}").value
+    return estimate(table, "sigmoid", "batch", 0.1, probe, window, f"ratio of {measure}").value
 
 
 def test_each_third_has_its_own_ratio() -> None:
@@ -188,7 +196,8 @@ def test_only_networks_that_are_all_trained_are_compared(changes: dict[str, Any]
 def test_there_is_a_ratio_to_the_plain_network_of_the_same_rate_only() -> None:
     results = with_shift({("none", 0): 4.0, ("mine.Shift", 0): 2.0, ("batch", 0): 1.0})
     assert (
-        values(EXPERIMENT.analyse(results)["compared"], "sigmoid", "mine.Shift", 0.1, "whole")["ratio of drift"] == 0.5
+        values(EXPERIMENT.analyse(results)["compared"], "sigmoid", "mine.Shift", 0.1, 120, "whole")["ratio of drift"]
+        == 0.5
     )
     results.runs.loc[0, "lr"] = 0.2
     assert EXPERIMENT.analyse(results)["compared"].empty
@@ -206,7 +215,7 @@ def test_singular_values_are_those_after_training() -> None:
     layers += [*layer("x", 1, **second), *layer("b", 1, drift_wasserstein=1.0)]
     table = EXPERIMENT.analyse(results_of(runs, layers))["singular_values"]
     assert table["value"].to_dict() == pytest.approx(
-        {("sigmoid", "none", 0.1, name): v for name, v in (("smallest", 0.2), ("median", 0.7), ("largest", 3))}
+        {("sigmoid", "none", 0.1, 120, name): v for name, v in (("smallest", 0.2), ("median", 0.7), ("largest", 3))}
     )
 
 
@@ -230,13 +239,14 @@ def test_an_arm_is_drawn_at_its_most_accurate_rate(accuracies: dict[tuple[float,
     tables = EXPERIMENT.analyse(results_of(runs, layers))
     for name in ("jacobian", "percentiles"):
         assert tables[name].index.unique("lr").tolist() == [best]
-    band = estimate(tables["percentiles"], "sigmoid", "none", best, 1, 30)
+    band = estimate(tables["percentiles"], "sigmoid", "none", best, 120, 1, 30)
     assert (band.low, band.value, band.high) == (-1, 0, 2)
 
 
 # Verdict
 
 THRICE = [1.0, 1.1, 1.2]
+WINDOWS = ("whole", "early", "middle", "late")
 CLAIMS = ["2.2", "+gradient_shift"]
 
 
@@ -255,10 +265,64 @@ def test_the_verdict_is_that_inputs_drift_less_and_gradients_change_no_less(
 ) -> None:
     results = with_shift(both(THRICE, [drift * x for x in THRICE]), gradient)
     findings = findings_of(EXPERIMENT, EXPERIMENT.analyse(results), *CLAIMS)
-    names = [f"sigmoid, rate 0.1, ratio of {measure}" for measure in (DRIFT, RELATIVE)]
-    assert [finding.of for finding in findings] == names
-    assert [finding.estimate.value for finding in findings] == pytest.approx([drift, gradient])
+    assert [finding.of for finding in findings] == [
+        f"sigmoid, rate 0.1, probe of 120, {window}: ratio of {measure}"
+        for measure in (DRIFT, RELATIVE)
+        for window in WINDOWS
+    ]
+    assert [finding.estimate.value for finding in findings] == pytest.approx([drift] * 4 + [gradient] * 4)
     assert judge(findings) == answer
+
+
+def test_a_verdict_is_of_every_size_of_the_probe_and_of_every_phase() -> None:
+    small, large = (
+        with_shift(both(THRICE, [k * x for x in THRICE]), k, **{PROBE: p}) for p, k in ((60, 2), (1000, 0.5))
+    )
+    tables = EXPERIMENT.analyse(together(large, small))
+    for claim, first in (("2.2", False), ("+gradient_shift", True)):
+        findings = findings_of(EXPERIMENT, tables, claim)
+        assert [finding.holds for finding in findings] == [first, not first] * 4
+        assert [finding.of.split(", ")[2:][0] for finding in findings[:2]] == ["probe of 60", "probe of 1000"]
+        assert judge(findings) == "reproduces in part"
+    assert [ratio(together(large, small), probe=probe) for probe in (60, 1000)] == pytest.approx([2, 0.5])
+
+
+def test_on_mini_batches_there_are_ratios_of_their_own_and_the_critics_are_held_against_them_first() -> None:
+    shift = {"none": 1.0, "batch": 3.0}
+    layers = [
+        row
+        for norm, value in shift.items()
+        for number, logits in ((2, {}), (3, {"gradient_norm": nan}))
+        for row in layer(
+            norm,
+            number,
+            **{"shift_norm": 1.0, "gradient_norm": 1.0} | logits,
+            minibatch_shift_norm=value if number == 2 else 5 * value,
+            minibatch_gradient_norm=[2.0, 2.0, 2.0, 2.0, 0.0] if norm == "batch" else 4.0,
+        )
+    ]
+    results = results_of([a_run(norm, norm=norm) for norm in shift], layers)
+    assert ratio(results, measure=f"{NORM} on mini-batches") == pytest.approx(3)  # of 6 and 18
+    assert ratio(results, measure=f"{RELATIVE} on mini-batches") == pytest.approx(6)  # of the second layer, 1/4 and 3/2
+    findings = findings_of(EXPERIMENT, EXPERIMENT.analyse(results), "+gradient_shift")
+    assert findings[0].of == "sigmoid, rate 0.1, whole: ratio of ‖G − G'‖ on mini-batches"
+    assert len(findings) == 8
+
+
+def test_drift_above_the_floor_is_what_two_samples_of_the_probe_do_not_explain() -> None:
+    # √(5² − 4²) = 3 and √(13² − 12²) = 5; and 0 where the floor is higher.
+    floor, root = math.sqrt(2), [5.0, 5.0, 13.0, 13.0, 1.0]
+    columns = {"drift_wasserstein": root, "drift_floor": [4 * floor, 4 * floor, 12 * floor, 12 * floor, 4 * floor]}
+    layers = [*layer("none", 1, **columns), *layer("batch", 1, drift_wasserstein=root, drift_floor=0.0)]
+    results = results_of([a_run(norm, norm=norm) for norm in ("none", "batch")], layers)
+    score = EXPERIMENT.analyse(results)["score"]
+    assert values(score, "sigmoid", "none", 0.1, 120)["drift above the floor"] == pytest.approx((3 + 3 + 5 + 5 + 0) / 5)
+    assert ratio(results, measure="drift above the floor") == pytest.approx(37 / 16)
+    for below, expected in ((["batch"], 0), (["none"], inf), (["none", "batch"], nan)):
+        found = [row | ({"drift_floor": ABSURD} if row["run_id"] in below else {}) for row in layers]
+        results = results_of([a_run(norm, norm=norm) for norm in ("none", "batch")], found)
+        assert ratio(results, measure="drift above the floor") == pytest.approx(expected, nan_ok=True)
+        draw(results)["shift"].draw_without_rendering()
 
 
 @pytest.mark.parametrize(
@@ -289,7 +353,7 @@ def test_the_conjecture_is_of_the_median_singular_value_where_both_train(
     runs.append(a_run("alone", norm="batch", lr=1.6))  # no plain network of its rate
     layers += layer("alone", 2, jacobian_median=1.0, drift_wasserstein=1.0)
     (finding,) = findings_of(EXPERIMENT, EXPERIMENT.analyse(results_of(runs, layers)), "3.3f")
-    assert finding.of == "sigmoid, rate 0.1, median singular value"
+    assert finding.of == "sigmoid, rate 0.1, probe of 120: median singular value"
     assert finding.holds is holds
 
 
@@ -313,7 +377,7 @@ def test_figures_are_of_what_was_measured() -> None:
         *("jacobian", "percentiles-sigmoid", "percentiles-relu"),
     ]
     titles = {name: [title for ax in figure.axes if (title := ax.get_title())] for name, figure in figures.items()}
-    assert titles["shift"] == ["sigmoid with batch norm"]
+    assert titles["shift"] == ["drift (paper)"]
     assert titles["shift-over-steps-relu"] == ["ReLU, rate 0.1", "ReLU, rate 1"]
     assert titles["jacobian"] == [
         "sigmoid, rate 1 without batch norm, 1 with batch norm",
@@ -336,6 +400,30 @@ def test_figures_are_of_what_was_measured() -> None:
     legends = {name: [text.get_text() for text in figure.legends[0].get_texts()] for name, figure in figures.items()}
     for name, drawn in crosses.items():
         assert ("diverged" in legends[name]) == bool(drawn) == (name == "shift-over-steps-relu")
+
+
+def test_a_ratio_is_a_number_on_the_ground_of_its_side_of_one() -> None:
+    sizes = {60: (THRICE, [0.4 * x for x in THRICE]), 1000: (THRICE, [11.0, 12.1, 13.2]), 4000: (THRICE, [0.5, 1, 4])}
+    parts = [with_shift(both(*drift), **{PROBE: probe}) for probe, drift in sizes.items()]
+    ax, *_ = draw(together(*parts))["shift"].axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["60", "1,000", "4,000"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"{window}, 0.1" for window in WINDOWS]
+    texts = {text.get_position(): text for text in ax.texts}
+    assert [texts[column, 0].get_text() for column in range(3)] == ["0.4", "11", "1.1"]
+    assert [texts[column, 3].get_fontweight() for column in range(3)] == ["normal", "bold", "bold"]
+    (image,) = ax.images
+    ground: Any = image.get_array()
+    np.testing.assert_allclose(ground.filled(nan), [[math.log(0.4), math.log(11), nan]] * 4)
+
+
+def test_figures_over_steps_are_of_the_probe_with_which_most_was_measured() -> None:
+    few, many = ({"drift_wasserstein": 1.0}, {"drift_wasserstein": 1.0, "jacobian_median": 0.5})
+    for measured, told in (({60: few, 120: many, 1000: few}, 120), ({1000: few, 60: few}, 60)):
+        runs = [a_run(f"{probe}", **{PROBE: probe}) for probe in measured]
+        results = results_of(runs, [r for probe, columns in measured.items() for r in layer(f"{probe}", 1, **columns)])
+        assert EXPERIMENT.analyse(results)["shift"].index.unique(PROBE).tolist() == [told]
+        title = draw(results)["shift-over-steps-sigmoid"].legends[0].get_title().get_text()
+        assert title.split() == f"measured on a probe of {told} training examples".split()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from made_up import findings_of
 
+from bnrepro import figures
 from bnrepro.analysis import Tables, estimate
 from bnrepro.experiment import import_experiment
 from bnrepro.store import Results
@@ -126,3 +127,10 @@ def test_remedies_are_one_by_one_and_all_of_them() -> None:
     assert EXPERIMENT
     assert [finding.holds for finding in findings_of(EXPERIMENT, tables, "I6")] == [True, True, False, True]
     assert [finding.holds for finding in findings_of(EXPERIMENT, tables, "I7")] == [True, None]
+
+
+def test_accuracies_of_one_seed_are_within_the_axis_though_they_have_no_interval() -> None:
+    assert EXPERIMENT
+    with figures.look():
+        figure = EXPERIMENT.draw(tables_of({PLAIN: [0.97], BATCH: [0.98]}))["depth"]
+    assert figure.axes[0].get_ylim()[1] > 0.98

@@ -469,6 +469,11 @@ def test_a_band_is_explained_if_there_is_one(seeds: list[int], labels: list[str]
     assert labels_of(figures.band_over(*seeds)) == labels
 
 
+def test_the_mean_over_one_seed_has_no_interval() -> None:
+    assert labels_of(figures.interval_over(1)) == []
+    assert labels_of(figures.interval_over(5)) == ["95% interval of the mean over 5 seeds"]
+
+
 # Files
 
 

@@ -37,7 +37,8 @@ def values(runs: list[RunConfig], key: str) -> list[Any]:
     ("overrides", "told", "key", "left", "count"),
     [
         ("+sweep model.activation=tanh", "in place of the sweep's [sigmoid, relu]", "model.activation", ["tanh"], 48),
-        ("+sweep optimizer.lr=0.3", "in place of the sweep's [0.0016, 0.0063, …, 25]", "optimizer.lr", [0.3], 12),
+        ("+sweep sweep.refine.key=null optimizer.lr=0.3", "in place of the sweep's [0.0016, 0.0063, …, 25]",
+         "optimizer.lr", [0.3], 12),
         ("+sweep ++seed=5", "in place of the sweep's [0, 1, 2]", "seed", [5], 32),
         ("+sweep seed=${train.batch_size}", "in place of the sweep's [0, 1, 2]", "seed", [60], 32),
         ("+sweep=figure1 seed=7", "in place of the sweep's [0, 1, …, 4]", "seed", [7], 62),

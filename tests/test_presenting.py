@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_up import an_outcome, made_up, runs_of, write_experiment
+from made_up import an_outcome, made_up, write_experiment
 from runs import settings
 
 from bnrepro import analysis
 from bnrepro.analysis import NOTHING, Estimate
-from bnrepro.config import Figures, RunConfig
+from bnrepro.composition import compose
+from bnrepro.config import Figures, RunConfig, Settings
 from bnrepro.errors import InputError
 from bnrepro.experiment import Experiment, import_experiment
 from bnrepro.presenting import WIDTH, figure_folder, present, show, spell, spell_table
@@ -79,7 +80,8 @@ def test_a_table_is_no_wider_than_the_screen() -> None:
 def folder_of(*overrides: str) -> str:
     """The name of the folder of figures within that of the sweep; empty for the sweep's own."""
     folder = Path("results", "learning_rates")
-    found = figure_folder(folder, runs_of("learning_rates", *overrides), ["+sweep", *overrides])
+    settings = Settings.parse(compose(["+sweep", *overrides]))
+    found = figure_folder(folder, settings, ["+sweep", *overrides])
     return str(found.relative_to(folder)) if found != folder else ""
 
 
@@ -94,7 +96,7 @@ LRS = "[0.0016,0.0063,0.025,0.1,0.4,1.6,6.3,25]"
         ["++results_dir=here", "++compute.n_jobs=1", "figures.width=3.3", "sweep.redraw=30"],
         ["train.steps=3000"],
         ["seed=0,2,1"],
-        [f"sweep.grid.optimizer.lr={LRS}"],
+        [f"sweep.grid.optimizer.lr={LRS}", "sweep.refine.key=optimizer.lr"],
     ],
 )
 def test_the_sweep_as_it_stands_has_its_own_folder_however_it_is_spelled(overrides: list[str]) -> None:
@@ -118,7 +120,8 @@ def test_one_set_of_runs_has_one_folder_of_a_short_name_whatever_was_typed(spell
 
 def test_each_variant_of_a_sweep_has_a_folder_of_figures() -> None:
     variants = ["train.steps=5", "train.steps=6", "optimizer.lr=0.1", "seed=range(0,70)", "seed=range(0,71)"]
-    assert len({folder_of(each) for each in [*variants, "train.dtype=float64"]}) == 6
+    variants += ["train.dtype=float64", "sweep.refine.ratio=2", "sweep.refine.key=null"]
+    assert len({folder_of(each) for each in variants}) == 8
 
 
 @pytest.fixture

@@ -589,7 +589,7 @@ def test_only_the_runs_to_blame_fail(deadly: set[int], count: int, group_size: i
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         mortal.driver = sweeping._Driver(
-            store, "me", mortal, Inline(group_size=group_size), Progress(12), {}, force=False
+            store, "me", mortal, Inline(group_size=group_size), Progress(12), {}, force=False, asked=list
         )
         mortal.driver.drive(runs)
         table = store.load(runs).runs.set_index("run_id")
@@ -609,7 +609,7 @@ def test_smaller_groups_come_first(tmp_path: Path) -> None:
     runs = expand(settings(), {"seed": list(range(8))})
     mortal = Mortal(1, {runs[2].run_id})
     mortal.driver = sweeping._Driver(
-        Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), {}, force=False
+        Store(tmp_path, create=True), "me", mortal, Inline(group_size=4), Progress(8), {}, force=False, asked=list
     )
     mortal.driver.drive(runs)
     assert [len(given) for given, _ in mortal.given] == [4, 2, 2, 1, 1, 4, 1]
@@ -624,7 +624,9 @@ def test_what_is_no_death_keeps_its_traceback(tmp_path: Path) -> None:
 
     run = a_run()
     store = Store(tmp_path, create=True)
-    sweeping._Driver(store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), {}, force=False).drive([run])
+    sweeping._Driver(
+        store, "me", Confused(1, set()), Inline(group_size=4), Progress(1), {}, force=False, asked=list
+    ).drive([run])
     (error,) = store.load([run]).runs["error"]
     assert error == "TypeError: can't pickle it\n"
 
