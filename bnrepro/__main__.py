@@ -2,7 +2,7 @@
 
 ``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+show`` draws
 it again; ``+verify`` trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is;
-``+claims`` lists what the paper claims, and what came of it.
+``+claims`` lists what the paper claims, and what came of it; ``+reference`` makes what all of that rests on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.interrupts import end_interrupted, stop_on_signals
 from bnrepro.narrowing import AROUND
+from bnrepro.settings import to_override
 from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
@@ -53,6 +54,18 @@ def command(composed: DictConfig) -> None:
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """Do what the settings say, with the sweep of this name."""
+    if settings.reference.sweeps is not None:
+        others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
+        for key, given in (others | {"verify.sweep": settings.verify.sweep}).items():
+            if given is not None:
+                raise InputError(
+                    f"reference.sweeps={to_override(settings.reference.sweeps)}: not together with {key}={given}"
+                )
+        ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
+        refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
+        commands.make_references(settings, overrides)
+        return
+    refuse(overrides, ["reference"], "only with +reference")
     if settings.claims:
         others = {"benchmark": settings.benchmark, "sweep": choice, "verify.sweep": settings.verify.sweep}
         for key, given in others.items():

@@ -23,6 +23,7 @@ from .analysis import NOTHING, Estimate
 from .experiment import Claim, import_experiment
 from .figures import atomic_write
 from .presenting import DIGITS, spell
+from .stale import describe
 
 LEDGER = (
     "A1", "A2", "A3", "A4", "A5", "A6", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8",
@@ -129,10 +130,11 @@ def _row(name: str, claim: Claim) -> dict[str, Any]:
             row |= {key: value for key, value in findings[0].items() if key in COLUMNS} if findings else {}
             held = Counter(finding["holds"] for finding in findings)
             row["held"] = f"holds in {held[True]} of {len(findings)} findings, fails in {held[False]}"
-            runs = pd.read_csv(folder / "runs.csv.xz", usecols=["dataset", "steps", "seed"])
+            runs = pd.read_csv(folder / "runs.csv.xz", usecols=lambda c: c in ("dataset", "steps", "seed", "seconds"))
             data, (least, most) = ", ".join(sorted(set(runs["dataset"]))), (runs["steps"].min(), runs["steps"].max())
             steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-            row["scale"] = f"{data}, {steps} steps, {runs['seed'].nunique()} seeds"
+            time = describe(runs)["time"]
+            row["scale"] = f"{data}, {steps} steps, {runs['seed'].nunique()} seeds; {time} on one core"
             row["command"] = f"python -m bnrepro +sweep={name} dataset={data}"
             row["figure"] = f"{name}/{claim.figure}.png"
     return row
@@ -183,10 +185,17 @@ def to_markdown(rows: pd.DataFrame, folder: str, columns: Sequence[str]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in cells)
 
 
-def write_ledger(rows: pd.DataFrame, checkout: Path) -> Iterator[Path]:
-    """Write the ledger into a checkout: as CSV, as a page of its own, and into README.md between its marks."""
+def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> Iterator[Path]:
+    """Write the ledger into a checkout: as CSV, as a page of its own, and into README.md between its marks.
+
+    Args:
+        rows: of the ledger.
+        checkout: its folder.
+        stale: the sweeps whose reference data are stale, which the page says.
+    """
     folder, readme = checkout / "results" / "reference", checkout / "README.md"
     page = f"# Claims\n\n{count(rows)} Written by `python -m bnrepro +claims`.\n\n"
+    page += f"Of [stale reference data](README.md), which other code computed: {', '.join(stale)}.\n\n" if stale else ""
     page += to_markdown(rows, "", ["verdict", "estimate", "criterion", "paper", "scale", "command", "figure"])
     texts = {folder / "claims.csv": rows.to_csv(index=False, float_format=f"%{DIGITS}"), folder / "claims.md": page}
     before, begin, rest = readme.read_text("utf-8").partition(BEGIN)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import places
-from .composition import compose
+from .composition import REFERENCE, compose
 from .errors import InputError
 from .explain import bad_input_in_one_line
 from .interrupts import end_interrupted
 from .startup import begin
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .config import Settings
 
 
@@ -51,8 +53,16 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
         raise TrainingFailed
 
 
-def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
-    """Train what is missing of the sweep, then show what its experiment shows."""
+def sweep(settings: Settings, name: str, overrides: Sequence[str], reference_by: Sequence[str] = ()) -> None:
+    """Train what is missing of the sweep, then show what its experiment shows.
+
+    Args:
+        settings: of the sweep.
+        name: of the sweep.
+        overrides: with which it was composed.
+        reference_by: the overrides of the command that makes reference data of it, and shows these, if that is asked.
+    """
+    from . import reference
     from .api import command_of, failure_report, runs_of
     from .refining import Refinement
     from .store import FILE, Store
@@ -97,12 +107,15 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str]) -> None:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
             run_all(runs, store, settings.compute, progress, force=settings.force, asked=asked)
         runs = asked()
-        if any((run.run_id, run.code) in store.finished() for run in runs):
+        if reference_by and not progress.failed:
+            reference.make_reference(name, runs, folder, settings.figures)
+        elif any((run.run_id, run.code) in store.finished() for run in runs):
             draw()
     except KeyboardInterrupt as stop:
         runs = asked()
         left = len(without(runs, store.finished()))
-        told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {command}"
+        again = shlex.join(["python", "-m", "bnrepro", *reference_by]) if reference_by else command
+        told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {again}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
         print(failure_report(progress.failed, runs, store.path, settings.refine.key), file=sys.stderr)
@@ -136,16 +149,119 @@ def claims() -> None:
 
     rows = room.ledger()
     print(room.spell_ledger(rows))
+    _write_pages(rows)
+
+
+def _write_pages(rows: pd.DataFrame) -> None:
+    """Write into the pages of a checkout what is made of all reference data."""
+    from . import claims as room
+    from . import stale
+
     if places.CHECKOUT:
-        for path in room.write_ledger(rows, places.CHECKOUT):
+        found = stale.standings()
+        old = [name for name, (state, _) in found.items() if state == stale.STALE]
+        for path in [
+            *room.write_ledger(rows, places.CHECKOUT, old),
+            *stale.write_table(places.CHECKOUT, found),
+        ]:
             print(path.relative_to(places.CHECKOUT))
 
 
-def check(settings: Settings, name: str) -> None:
-    """Train some stored runs of the sweep again and compare."""
-    from .verify import verify
+def make_references(settings: Settings, overrides: Sequence[str]) -> None:
+    """Train what is missing of the reference data, sweep by sweep, write and show each that is whole, then the pages.
 
-    if not verify(settings.results_dir / name, settings.verify.sample, settings.compute, settings.run["dataset"]):
+    A sweep that fails is told, and the others go on. With ``sweep.dry_run=true`` say what all of it would take.
+
+    Raises:
+        InputError: if there is no such sweep, none of them needs a folder that was given, or this is no checkout.
+    """
+    from . import claims as room
+    from . import stale
+
+    if places.CHECKOUT is None:
+        raise InputError("+reference: only in a checkout of bnrepro, not where it is installed from a wheel")
+    known, asked = stale.full_scale(), settings.reference.sweeps or []
+    if unknown := [name for name in asked if name not in (*known, "all")]:
+        raise InputError(f"reference.sweeps={unknown[0]}: must be all or some of {', '.join(known)}")
+    around = [o for o in overrides if not o.startswith(("reference.", "sweep."))]
+    of_each = {
+        name: _at_full_scale(name, [*given, *around], settings)
+        for name, given in known.items()
+        if name in asked or "all" in asked
+    }
+    if (root := settings.reference.root) and not any("root" in each.run["dataset"] for each in of_each.values()):
+        raise InputError(f"reference.root={root}: has no effect, since none of these sweeps reads files")
+    if settings.dry_run:
+        _print_estimates(of_each)
+        return
+    failed = []
+    for name, each in of_each.items():
+        print(f"== {name} ==", flush=True)
+        try:
+            sweep(each, name, [f"sweep={name}", *known[name], *around], reference_by=overrides)
+        except (InputError, TrainingFailed) as error:
+            failed.append(name)
+            if str(error):
+                print(f"bnrepro: {error}", file=sys.stderr, flush=True)
+    _write_pages(room.ledger())
+    if failed:
+        print(f"bnrepro: not made, of which the reason stands above: {', '.join(failed)}", file=sys.stderr)
+        raise TrainingFailed
+
+
+def _at_full_scale(name: str, overrides: Sequence[str], settings: Settings) -> Settings:
+    """Compose the sweep of which reference data are made, with the files of its data set where they were said to be."""
+    from .config import Settings
+
+    composed = compose([f"sweep={name}", *overrides])
+    if (root := settings.reference.root) and "root" in composed["dataset"]:
+        folder = Path(root).expanduser()
+        own = folder / composed["dataset"]["name"]
+        composed["dataset"]["root"] = str(own if own.is_dir() else folder)
+    return Settings.parse(composed)
+
+
+def _print_estimates(of_each: Mapping[str, Settings]) -> None:
+    """Print what it would take to train what is missing of each sweep, and of all."""
+    from tqdm import tqdm
+
+    from .api import runs_of
+    from .dry_run import estimate
+    from .store import FILE, Store
+    from .sweeping import without
+
+    print(f"{'':24}{'runs':>6}{'to train':>10}{'about':>12}")
+    total, failed = 0.0, False
+    for name, settings in of_each.items():
+        runs, folder = runs_of(settings, []), settings.results_dir / name
+        store = Store(folder) if (folder / FILE).exists() else None
+        missing = without(runs, store.finished() if store else set())
+        try:
+            seconds = estimate(runs, missing, store, settings.compute, lambda: None).seconds if missing else 0.0
+        except InputError as error:
+            failed = True
+            print(f"{name:24}{len(runs):6}{len(missing):10}  {error}", flush=True)
+            continue
+        total += seconds
+        print(f"{name:24}{len(runs):6}{len(missing):10}{tqdm.format_interval(seconds):>12}", flush=True)
+    print(f"{'sum':40}{tqdm.format_interval(total):>12}")
+    print("nothing was trained or stored: sweep.dry_run=true")
+    if failed:
+        raise TrainingFailed
+
+
+def check(settings: Settings, name: str) -> None:
+    """Train some stored runs of the sweep again and compare; of its reference data if the name begins so."""
+    verify: Callable[..., bool]
+    if name.startswith(REFERENCE):
+        from .stale import verify_reference as verify
+
+        kept: str | Path = name.removeprefix(REFERENCE)
+    else:
+        from .verify import verify
+
+        kept = settings.results_dir / name
+    if not verify(kept, settings.verify.sample, settings.compute, settings.run["dataset"]):
         raise TrainingFailed
 
 
@@ -194,7 +310,10 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
     if settings.show == "reference":
         if of_runs := [o for o in overrides if not o.lstrip("+").startswith(("figures.", "sweep.show="))]:
             raise InputError(f"{of_runs[0]}: reference/{name} has no variants")
+        from . import stale
+
         reference.show_reference(name, settings.figures)
+        print(stale.spell(name, stale.standing(name)))
         return
     folder = settings.results_dir / name
     runs, store, missing = find_stored(settings, name, overrides)

@@ -40,6 +40,7 @@ MEANT = {
     "show": (MAIN_JOB, ["sweep={}", "sweep.show=true"]),
     "verify": (MAIN_JOB, ["verify.sweep={}"]),
     "benchmark": ("full", ["benchmark={}"]),
+    "reference": ("all", ["reference.sweeps=[{}]"]),
     "claims": ("true", ["claims={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""

@@ -418,6 +418,16 @@ class Verify:
     """The number of stored runs that are trained again."""
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The question which reference data are made."""
+
+    sweeps: Annotated[list[str], Field(min_length=1)] | None
+    """The names of their sweeps, or ``all``; None if that is not the question."""
+    root: Annotated[str, Field(min_length=1)] | None
+    """A folder with the files of data sets, or with a folder for each by its name; None to download them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refine:
     """The refinement of a sweep's grid where runs begin to reach, or to miss, an accuracy (:mod:`bnrepro.refining`)."""
@@ -468,6 +478,7 @@ class Settings:
     """The extent of the benchmark; None unless that is the command."""
     claims: bool
     """Whether to list the paper's claims, and train nothing."""
+    reference: Reference
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
@@ -492,6 +503,7 @@ class Settings:
             compute=_compute(composed.get("compute")),
             benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
             claims=_outer(composed, "claims", bool),
+            reference=validated(Reference, composed.get("reference"), "reference"),
         )
 
 

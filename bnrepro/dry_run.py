@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +26,26 @@ CALIBRATION_SECONDS = 0.2
 CALIBRATION_POINTS = 5
 """The least number of measurements of a calibration."""
 
+LONG_MEASUREMENT = 1.0
+"""The seconds from which on the measurement of a group is taken to be that of its first run, as often as it has runs:
+together they may take a third less."""
+
 MOST_KINDS = 12
 """Kinds of runs that are calibrated; the others are taken to be like them."""
+
+
+class Estimate(NamedTuple):
+    """What it takes to train runs."""
+
+    groups: int
+    largest: int
+    """The runs of the largest group."""
+    at_once: int
+    seconds: float
+    source: str
+    """What the time is told by."""
+    memory: int | None
+    """The most bytes that a process that trains has, where the system tells."""
 
 
 def preview(
@@ -55,6 +73,28 @@ def preview(
         check()
         print("nothing to train")
         return
+    groups, largest, at_once, seconds, source, each = estimate(runs, missing, store, compute, check)
+    own = peak_memory()
+    print(f"{len(missing)} runs to train in {groups} groups of up to {largest}, {at_once} at once")
+    print(f"time: about {tqdm.format_interval(seconds)}, {source}")
+    if each is None or own is None:
+        print("memory: can't be measured on this system")
+    else:
+        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
+        print(f"memory: about {beside}{_megabytes(own)} here")
+    if further:
+        print(f"sweep.refine: what comes of these may ask for up to {further} runs more, which take time of their own")
+    print("nothing was trained or stored: sweep.dry_run=true")
+
+
+def estimate(
+    runs: Sequence[RunConfig],
+    missing: Sequence[RunConfig],
+    store: Store | None,
+    compute: Compute,
+    check: Callable[[], object],
+) -> Estimate:
+    """Return what it takes to train the runs that are missing, of which there is one at least, as for ``preview``."""
     data = load_data(missing)
     with workers.start(compute, data) as started:
         at_once = max(1, started.count)
@@ -77,18 +117,8 @@ def preview(
         source = "by the times of stored runs" + (f", and {source}" if set(largest) - set(stored) else "")
     typical = float(np.mean(list(seconds.values())))
     total = sum(seconds.get(run.group_id, typical) for run in missing) / min(at_once, len(groups))
-    each, own = max((peak for _, peak in measured.values() if peak), default=None), peak_memory()
-    sizes = [len(group) for group in groups]
-    print(f"{len(missing)} runs to train in {len(groups)} groups of up to {max(sizes)}, {at_once} at once")
-    print(f"time: about {tqdm.format_interval(total)}, {source}")
-    if each is None or own is None:
-        print("memory: can't be measured on this system")
-    else:
-        beside = f"{_megabytes(each)} in each of {at_once} workers and " if isinstance(compute, Parallel) else ""
-        print(f"memory: about {beside}{_megabytes(own)} here")
-    if further:
-        print(f"sweep.refine: what comes of these may ask for up to {further} runs more, which take time of their own")
-    print("nothing was trained or stored: sweep.dry_run=true")
+    each = max((peak for _, peak in measured.values() if peak), default=None)
+    return Estimate(len(groups), max(map(len, groups)), at_once, total, source, each)
 
 
 def _begin(runs: Sequence[RunConfig], data: Dataset) -> None:
@@ -98,13 +128,16 @@ def _begin(runs: Sequence[RunConfig], data: Dataset) -> None:
 def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | None]:
     """Return the seconds that training the group would take, and this process's most memory in bytes, if known.
 
-    Measurements, which may take as long as hundreds of steps, are timed by one of them; steps with measurements of next
-    to nothing between them.
+    Measurements, which may take as long as hundreds of steps, are timed by one of them, that of a single run where it
+    takes long; steps with measurements of next to nothing between them.
     """
-    measured = [time.perf_counter() for _ in itertools.islice(events(runs, data), 2)]
-    per_measurement = measured[-1] - measured[0]
+    per_measurement = len(runs) * _time_measurement(runs[:1], data)
+    if per_measurement < LONG_MEASUREMENT:
+        per_measurement = _time_measurement(runs, data)
     peak = peak_memory()
-    cheap = [replace(run, diagnostics=[], train=replace(run.train, probe_examples=2, eval_examples=1)) for run in runs]
+    # Without early measurements it may train to the end before the second.
+    often = replace(runs[0].train, probe_examples=2, eval_examples=1, early_measurements=True)
+    cheap = [replace(run, diagnostics=[], train=often) for run in runs]
     begin, points = time.perf_counter(), []
     for event in events(cheap, data):
         now = time.perf_counter() - begin
@@ -115,6 +148,18 @@ def _calibrate(runs: Sequence[RunConfig], data: Dataset) -> tuple[float, int | N
     train, (steps, times) = runs[0].train, np.array(points).T
     per_step = (times[-1] - times[0]) / max(1, steps[-1])
     return per_step * train.steps + per_measurement * len(train.measured_steps), peak
+
+
+def _time_measurement(runs: Sequence[RunConfig], data: Dataset) -> float:
+    """Return the seconds that a step and the measurement after it take; if it takes long, those of the one before."""
+    short = [replace(run, train=replace(run.train, steps=1, measurements=1)) for run in runs]
+    begin, found = time.perf_counter(), events(short, data)
+    next(found)
+    first = time.perf_counter() - begin
+    if first < LONG_MEASUREMENT:
+        next(found)
+        return time.perf_counter() - begin - first
+    return first
 
 
 def _stored_seconds(store: Store, runs: Sequence[RunConfig]) -> dict[str, float]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
 _OWN_COLUMNS = ", ".join(
     f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
@@ -59,6 +59,7 @@ CREATE TABLE IF NOT EXISTS runs (
     validation_accuracy REAL, -- likewise, on the training images that were held out; NULL unless some were
     diverged_at INTEGER,  -- updates done before the loss left the finite range
     seconds REAL,         -- wall-clock time of its group, shared equally among the group's runs
+    finished TEXT,        -- the time at which its group ended, in UTC
     error TEXT,           -- traceback of a failed run
     config TEXT NOT NULL, -- JSON of all settings; run_id is the digest of those that are not at their default
     code TEXT NOT NULL,   -- digest of the code that computed it
@@ -110,6 +111,8 @@ class RunResult(Outcome):
 
     config: RunConfig
     seconds: float = 0.0
+    finished: str | None = None
+    """The time, in UTC, at which its group ended."""
     error: str | None = None
     """The traceback of a failed run."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -126,6 +129,7 @@ class RunResult(Outcome):
                 "validation_accuracy": self.validation_accuracy,
                 "diverged_at": self.diverged_at,
                 "seconds": self.seconds,
+                "finished": self.finished,
                 "error": self.error,
                 "config": to_json(settings),
                 "code": self.config.code,
@@ -582,8 +586,14 @@ def _add_what_came_with_4(db: sqlite3.Connection) -> None:
         db.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
 
 
+def _add_what_came_with_5(db: sqlite3.Connection) -> None:
+    """Migrate from schema 4, which did not know when a run was trained."""
+    db.execute("ALTER TABLE runs ADD COLUMN finished TEXT")
+
+
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {
     2: _leave_out_defaults_of_norms,
     3: _add_what_came_with_4,
+    4: _add_what_came_with_5,
 }
 """The function that migrates each earlier schema to the next."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
 
@@ -200,10 +201,11 @@ def train_group(
             return [result for run in runs for result in train_group([run], data)]
         results[0].status, results[0].error = "failed", traceback.format_exc()
     seconds, found = (time.perf_counter() - begin) / len(runs), found or environment()
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
     if runs[0].train.engine != "compiled":
         found["numba"] = None  # imported, maybe, but not for these
     for result in results:
-        result.seconds, result.provenance = seconds, found
+        result.seconds, result.finished, result.provenance = seconds, ended, found
     return results
 
 

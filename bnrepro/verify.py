@@ -10,7 +10,7 @@ is known to differ, ``JUDGED`` are judged up to ``LAST_JUDGED_STEP``, by ``TOLER
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,7 @@ EQUAL, CLOSE, DIFFERS = "equal", "within tolerance", "differs"
 
 
 def verify(store_folder: Path, sample: int, compute: Compute, dataset: Mapping[str, Any]) -> bool:
-    """Train a sample of the stored runs again, and print how the results compare with the stored ones.
-
-    The sample is spread evenly over the finished runs of the code in place, in the order of their ids.
+    """Train a sample of the stored runs of the code in place again, and print how the results compare.
 
     Args:
         store_folder: folder of the store, which is not changed.
@@ -57,16 +55,81 @@ def verify(store_folder: Path, sample: int, compute: Compute, dataset: Mapping[s
         InputError: if the store can't be read or has no such run, or if they can't be trained here.
     """
     store = Store(store_folder)
-    runs = _of_this_code(store, dataset)
+    runs, left_out = recognise(store.settings(), dataset)
+    ours = [run for run, code in runs if run.code == code]
+    left_out += Counter(f"computed by other code ({code})" for run, code in runs if run.code != code)
+    for reason, count in left_out.items():
+        print(f"{count} finished runs are left out: {reason}", flush=True)
+    if not ours:
+        raise InputError(f"{store.path}: no finished run of the code in place, so nothing to verify")
+
+    def against(chosen: Sequence[RunConfig], here: Results) -> tuple[pd.DataFrame, Results]:
+        stored = store.load(chosen)
+        return compare(stored, here), stored
+
+    return DIFFERS not in repeat(store.path, ours, sample, compute, against)["verdict"].array
+
+
+def recognise(
+    stored: Iterable[tuple[str, str, dict[str, Any]]], dataset: Mapping[str, Any] | None = None
+) -> tuple[list[tuple[RunConfig, str]], Counter[str]]:
+    """Return stored runs with the code that computed each, and how many can't be told, by the reason why.
+
+    Args:
+        stored: the id, the code and the settings of each.
+        dataset: settings of a data set, if its files are to be read; those of runs do not say where they are.
+    """
+    known: dict[str, Any] = {}
+    for path in sorted(places.CONF.glob("dataset/*.yaml")):
+        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+        known[found["name"]] = found
+    if dataset:
+        known[dataset["name"]] = dataset
+    runs, left_out = list[tuple[RunConfig, str]](), Counter[str]()
+    for run_id, code, settings in stored:
+        own = settings.get("dataset")
+        if isinstance(own, dict):
+            own = known.get(str(own.get("name")), {}) | own
+        try:
+            run = RunConfig.parse(settings | {"dataset": own})
+        except InputError as error:
+            left_out[str(error)] += 1
+            continue
+        if run.run_id == run_id:
+            runs.append((run, code))
+        else:
+            left_out["its settings make another run by the code in place"] += 1
+    return runs, left_out
+
+
+def repeat(
+    name: object,
+    runs: Sequence[RunConfig],
+    sample: int,
+    compute: Compute,
+    against: Callable[[Sequence[RunConfig], Results], tuple[pd.DataFrame, Results]],
+) -> pd.DataFrame:
+    """Train a sample of runs again, spread evenly over them in their order, and print how the results compare.
+
+    Args:
+        name: where the runs are kept.
+        runs: all of which a sample is taken.
+        sample: how many runs, or all if there are fewer.
+        compute: where to train them.
+        against: what compares results with what is kept of the runs, as :func:`compare` does, and returns that, too.
+
+    Returns:
+        The comparison.
+    """
     count = min(sample, len(runs))
     chosen = [runs[i * len(runs) // count] for i in range(count)]
-    print(f"{count} of {len(runs)} finished runs of {store.path} are trained again", flush=True)
+    print(f"{count} of {len(runs)} finished runs of {name} are trained again", flush=True)
     with TemporaryDirectory(prefix="bnrepro-verify-") as folder:
         again = Store(Path(folder), create=True)
         progress = Progress(count)
         run_all(chosen, again, compute, progress)
-        stored, here = store.load(chosen), again.load(chosen)
-        table = compare(stored, here)
+        here = again.load(chosen)
+        table, stored = against(chosen, here)
     early = table["early difference"].map("{:.1g}".format)
     since = table["from step"].astype("string").fillna("-")
     print(table.assign(**{"early difference": early, "from step": since}).to_string())
@@ -82,39 +145,17 @@ def verify(store_folder: Path, sample: int, compute: Compute, dataset: Mapping[s
             f"{' and '.join(JUDGED)} are judged, up to step {LAST_JUDGED_STEP}, and may differ by {TOLERANCE:g} of "
             "their size (column early difference)"
         )
-    return DIFFERS not in table["verdict"].array
+    return table
 
 
-def _of_this_code(store: Store, dataset: Mapping[str, Any]) -> list[RunConfig]:
-    """Return the finished runs of the code in place, by their ids; the others are named."""
-    known: dict[str, Any] = {}
-    for path in sorted(places.CONF.glob("dataset/*.yaml")):
-        found: Any = OmegaConf.to_container(OmegaConf.load(path))
-        known[found["name"]] = found
-    known[dataset["name"]] = dataset
-    runs, left_out = [], Counter[str]()
-    for run_id, code, settings in store.settings():
-        own = settings.get("dataset")
-        if isinstance(own, dict):
-            own = known.get(str(own.get("name")), {}) | own
-        try:
-            run = RunConfig.parse(settings | {"dataset": own})
-        except InputError as error:
-            left_out[str(error)] += 1
-            continue
-        if (run.run_id, run.code) == (run_id, code):
-            runs.append(run)
-        else:
-            left_out[f"computed by other code ({code})"] += 1
-    for reason, count in left_out.items():
-        print(f"{count} finished runs are left out: {reason}", flush=True)
-    if not runs:
-        raise InputError(f"{store.path}: no finished run of the code in place, so nothing to verify")
-    return runs
+def compare(stored: Results, here: Results, equal: pd.Series | None = None) -> pd.DataFrame:
+    """Return a row for each stored run, by its id: what differs, since which step, how much early on, the verdict.
 
-
-def compare(stored: Results, here: Results) -> pd.DataFrame:
-    """Return a row for each stored run, by its id: what differs, since which step, how much early on, the verdict."""
+    Args:
+        stored: results of these runs.
+        here: results of the same runs, trained again.
+        equal: whether each run is equal, by its id, where not all that is needed to tell is in the tables.
+    """
     import pandas as pd
 
     parts = []
@@ -141,7 +182,8 @@ def compare(stored: Results, here: Results) -> pd.DataFrame:
     table["early difference"] = early.reindex(table.index, fill_value=np.inf)
     there, now = (results.runs.set_index("run_id")[HARDWARE].map(str) for results in (stored, here))
     excused = (there != now.reindex(there.index)).any(axis=1) & (table["early difference"] <= TOLERANCE)
-    table["verdict"] = np.where(table["differ"] == 0, EQUAL, np.where(excused, CLOSE, DIFFERS))
+    same = table["differ"] == 0 if equal is None else equal.reindex(table.index)
+    table["verdict"] = np.where(same, EQUAL, np.where(excused, CLOSE, DIFFERS))
     return table
 
 

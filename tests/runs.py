@@ -76,8 +76,9 @@ def write_idx(folder: Path, count: int = 60, size: int = 8) -> Path:
 
 
 def assert_same_results(a: Results, b: Results) -> None:
-    """Equal to the bit, but for how long it took."""
-    for one, other in ((a.runs.drop(columns="seconds"), b.runs.drop(columns="seconds")), (a.curves, b.curves)):
+    """Equal to the bit, but for how long it took, and when."""
+    when = ["seconds", "finished"]
+    for one, other in ((a.runs.drop(columns=when), b.runs.drop(columns=when)), (a.curves, b.curves)):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     pd.testing.assert_frame_equal(a.layers, b.layers, check_exact=True)
 

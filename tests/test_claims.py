@@ -12,6 +12,7 @@ from made_up import write_experiment
 from bnrepro import places
 from bnrepro.claims import BEGIN, COLUMNS, END, EXACT, LEDGER, UNTESTED, count, ledger, spell_ledger, write_ledger
 from bnrepro.experiment import import_experiment
+from bnrepro.stale import STALE, standings
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +40,7 @@ def find(checkout: Path, *findings: dict[str, Any], id_: str = "A2", answer: str
     verdict = {"facet": {}, "answer": answer, "findings": findings}
     told = {"runs": 2, "of": 2, "claims": [{"id": id_, "verdicts": [verdict]}]}
     (folder / "verdict.json").write_text(json.dumps(told))
-    runs = "dataset,steps,seed,lr\nmnist,3000,0,0.1\nmnist,50000,1,0.1\n"
+    runs = "dataset,steps,seed,lr,seconds\nmnist,3000,0,0.1,100\nmnist,50000,1,0.1,50\n"
     (folder / "runs.csv.xz").write_bytes(lzma.compress(runs.encode()))
 
 
@@ -62,7 +63,7 @@ def test_a_claim_has_what_was_found_in_the_reference_data(mine: Path) -> None:
         "bound": 1,
         "held": "holds in 1 of 2 findings, fails in 0",
         "criterion": "It ends at 50% or more.",
-        "scale": "mnist, 3,000 to 50,000 steps, 2 seeds",
+        "scale": "mnist, 3,000 to 50,000 steps, 2 seeds; 3 min on one core",
         "command": "python -m bnrepro +sweep=mine dataset=mnist",
         "figure": "mine/mine.png",
     }
@@ -103,7 +104,7 @@ def test_the_ledger_fits_the_screen(mine: Path) -> None:
 def test_the_ledger_is_written_into_the_files_of_a_checkout(mine: Path) -> None:
     find(mine, FINDING | {"of": "a|b"})
     rows = ledger()
-    written = [*write_ledger(rows, mine)]
+    written = [*write_ledger(rows, mine, ["one", "two"])]
     reference = mine / "results" / "reference"
     assert written == [reference / "claims.csv", reference / "claims.md", mine / "README.md"]
     header, first, *_ = (reference / "claims.csv").read_text().splitlines()
@@ -119,14 +120,16 @@ def test_the_ledger_is_written_into_the_files_of_a_checkout(mine: Path) -> None:
         assert "| a\\|b: > 0.930 [0.920, ] |" in line
         assert line.endswith(link)
     assert re.fullmatch(rf"Above\.\n\n{re.escape(BEGIN)}\n.* claims of .*\n\n(\|.* \|\n)+{END}\n\nBelow\.\n", readme)
-    assert [*write_ledger(rows, mine)] == written
+    assert "[stale reference data](README.md), which other code computed: one, two." in page
+    assert [*write_ledger(rows, mine, [])] == written
+    assert "stale" not in written[1].read_text("utf-8")
     assert (mine / "README.md").read_text("utf-8") == readme
 
 
 @pytest.mark.parametrize("text", ["Mine.", f"{BEGIN}\nMine.", f"Mine.\n{END}"])
 def test_a_readme_without_marks_is_left_alone(mine: Path, text: str) -> None:
     (mine / "README.md").write_text(text)
-    assert mine / "README.md" not in [*write_ledger(ledger(), mine)]
+    assert mine / "README.md" not in [*write_ledger(ledger(), mine, [])]
     assert (mine / "README.md").read_text() == text
 
 
@@ -153,5 +156,6 @@ def test_what_is_exact_is_shown_by_a_test(id_: str) -> None:
 def test_what_is_committed_is_what_is_written(tmp_path: Path) -> None:
     assert places.CHECKOUT
     (tmp_path / "README.md").write_bytes((places.CHECKOUT / "README.md").read_bytes())
-    for path in write_ledger(ledger(), tmp_path):
+    old = [name for name, (state, _) in standings().items() if state == STALE]
+    for path in write_ledger(ledger(), tmp_path, old):
         assert path.read_text("utf-8") == (places.CHECKOUT / path.relative_to(tmp_path)).read_text("utf-8")

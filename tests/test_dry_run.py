@@ -46,7 +46,9 @@ def test_stored_times_of_a_kind_come_before_calibrated_ones(
     assert time.startswith("time: about 06:20, by the times of stored runs, and by 0.2 s ")  # 3 · 100 s + 4 · 20 s
 
 
-def test_steps_are_timed_apart_from_measurements_that_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which goes on by 0.01 s a step and 100 s a measurement that is not of next to nothing."""
     clock, nothing = [0.0], np.zeros(1)
 
     def events(runs: list[RunConfig], data: object) -> Iterator[Measurement]:
@@ -58,6 +60,17 @@ def test_steps_are_timed_apart_from_measurements_that_take_longer(monkeypatch: p
 
     monkeypatch.setattr(dry_run, "events", events)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    return clock
+
+
+def test_steps_are_timed_apart_from_measurements_that_take_longer(clock: list[float]) -> None:
     run = a_run({"train.steps": 1000, "train.measurements": 10})
     seconds, _ = dry_run._calibrate([run], None)  # type: ignore[arg-type]
     assert seconds == pytest.approx(1000 * 0.01 + len(run.train.measured_steps) * 100, rel=1e-3)
+
+
+def test_runs_that_are_measured_at_their_end_alone_are_not_trained_to_it(clock: list[float]) -> None:
+    run = a_run({"train.steps": 1_000_000, "train.measurements": 1, "train.early_measurements": False})
+    seconds, _ = dry_run._calibrate([run, run], None)  # type: ignore[arg-type]
+    assert seconds == pytest.approx(1_000_000 * 0.01 + 2 * 2 * 100, rel=1e-3)
+    assert clock[0] < 200

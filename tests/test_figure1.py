@@ -41,9 +41,9 @@ Bands = Mapping[int, Mapping[int, float]]
 
 
 def a_run(norm: str, curve: Curve, units: Bands | None = None, **columns: Any) -> dict[str, Any]:
-    """A run of 50,000 steps at std 0.1 and learning rate 0.1; ``units`` as {unit: {step: median}}."""
+    """A run of 50,000 steps at std 0.1, learning rate 0.1; ``units`` as {unit: {step: median}}, 3 wide and widening."""
     setting = {"dataset": "mnist", "lr": 0.1, "seed": 0, "steps": 50_000, "std": 0.1, "scheme": "normal"}
-    ending = {"test_accuracy": list(curve.values())[-1], "diverged_at": math.nan, "measurements": 100}
+    ending = {"test_accuracy": list(curve.values())[-1], "diverged_at": math.nan, "measurements": 100, "widening": 0}
     return {"norm": norm, "curve": curve, "units": units or {}} | setting | ending | columns
 
 
@@ -57,11 +57,20 @@ def analysed(*runs: dict[str, Any]) -> Tables:
     for number, run in enumerate(runs):
         run_id = f"{number:03}"
         status = "done" if math.isnan(run["diverged_at"]) else "diverged"
-        settings = {names.get(key, key): value for key, value in run.items() if key not in ("curve", "units")}
+        settings = {
+            names.get(key, key): value for key, value in run.items() if key not in ("curve", "units", "widening")
+        }
         rows.append({"run_id": run_id, "status": status} | settings)
         curves += [{"run_id": run_id, "step": step, "test_accuracy": value} for step, value in run["curve"].items()]
         units += [
-            {"run_id": run_id, "step": step, "unit": unit, "p15": median - 1, "p50": median, "p85": median + 2}
+            {
+                "run_id": run_id,
+                "step": step,
+                "unit": unit,
+                "p15": median - 1,
+                "p50": median,
+                "p85": median + 2 + step * run["widening"],
+            }
             for unit, path in run["units"].items()
             for step, median in path.items()
         ]
@@ -353,11 +362,13 @@ def test_the_drift_of_a_unit_by_hand() -> None:
 def test_the_drift_of_any_unit_is_that_of_plain_loops(length: int, seed: int) -> None:
     medians = np.random.default_rng(seed).normal(size=length).tolist()
     smooth = [float(np.mean(medians[max(0, i - 4) : i + 5])) for i in range(length)]
-    found = drift_of(analysed(a_run("batch", PAPER, {1: path(*medians)})), "batch", "typical")
+    found = drift_of(analysed(a_run("batch", PAPER, {1: path(*medians)}, widening=0.01)), "batch", "typical")
     for curve, values in (("measured", medians), ("smoothed", smooth)):
         for window, first in (("whole", 0), ("after a tenth", 9)):
             if late := values[first:]:
-                assert found[window, curve, "range"] == pytest.approx(max(late) - min(late))
+                extent, width = max(late) - min(late), 3 + 5 * np.mean(range(first + 1, length + 1))
+                assert found[window, curve, "range"] == pytest.approx(extent)
+                assert found[window, curve, "range / spread"] == pytest.approx(extent / width)
             if len(late) > 1:
                 changes = sum(abs(y - x) for x, y in itertools.pairwise(late))
                 assert found[window, curve, "changes"] == pytest.approx(changes)

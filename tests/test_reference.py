@@ -33,7 +33,7 @@ def some_results() -> Results:
             }
         ),
         curves=pd.DataFrame({"run_id": ["0123456789012345"] * 2, "step": [0, 100], "train_loss": [2.3, np.inf]}),
-        layers=pd.DataFrame({"run_id": []}),
+        layers=pd.DataFrame({"run_id": [], "step": [], "layer": []}),
         units=pd.DataFrame({"run_id": ["123e456789012345"], "step": [3], "p50": [-1e-9]}),
     )
 
@@ -121,7 +121,10 @@ def test_a_script_makes_the_reference_which_is_shown_by_its_name(
         "mine.png", "score.csv", "verdict.json", "drawn", "runs.csv.xz", "curves.csv.xz", "layers.csv.xz"
     }  # fmt: skip
     kept = read_tables(reference)
-    assert [*kept.table("curves")] == ["run_id", "step", "test_accuracy"]  # what is needed
+    curves = kept.table("curves")
+    assert [*curves] == ["run_id", "step", "test_accuracy", "train_loss", "gradient_norm"]  # what is needed, or judged
+    assert curves["test_accuracy"].notna().all()
+    assert curves.loc[curves["train_loss"].notna(), "step"].unique().tolist() == [0, 1]
     assert [*kept.table("layers")] == ["run_id", "step", "layer", "p50"]  # and what is used
     assert kept.units.empty
     before = {path.name: path.read_bytes() for path in reference.glob("*.*")}

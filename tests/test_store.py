@@ -61,7 +61,13 @@ def a_result(lr: float = 0.1, seed: int = 0, **fields: Any) -> RunResult:
         for s in (0, 7)
         for n in (1, 2)
     ]
-    defaults: dict[str, Any] = {"test_accuracy": 0.75, "seconds": 1.5, "curves": curves, "layers": layers}
+    defaults: dict[str, Any] = {
+        "test_accuracy": 0.75,
+        "seconds": 1.5,
+        "finished": "2026",
+        "curves": curves,
+        "layers": layers,
+    }
     return RunResult(a_run({"optimizer.lr": lr, "seed": seed}), **defaults | fields)
 
 
@@ -104,7 +110,7 @@ def test_what_is_added_is_loaded(store: Store) -> None:
     assert row.keys() >= REQUIRED
     expected = {
         "run_id": result.config.run_id, "status": "done", "dataset": "digits", "activation": "sigmoid", "norm": "none",
-        "lr": 0.1, "seed": 0, "steps": 20, "test_accuracy": 0.75, "seconds": 1.5, "blas_threads": 1,
+        "lr": 0.1, "seed": 0, "steps": 20, "test_accuracy": 0.75, "seconds": 1.5, "finished": "2026", "blas_threads": 1,
         "dataset.binarize": False, "model.hidden": [8], "model.init.std": 0.1, "train.batch_size": 60,
         "optimizer.name": "sgd", "code": result.config.code, **here, **software(),
     }  # fmt: skip
@@ -373,15 +379,18 @@ def old_store(store: Store) -> Path:
 
 def make_old(file: Path, version: int) -> None:
     """Make a store, but for its ids, one of an earlier schema."""
-    for column in ("validation_accuracy", "cpu", "host", "numba"):
-        query(file, f"ALTER TABLE runs DROP COLUMN {column}")
-    query(file, "DROP TABLE predictions")
+    query(file, "ALTER TABLE runs DROP COLUMN finished")
+    if version < 4:
+        for column in ("validation_accuracy", "cpu", "host", "numba"):
+            query(file, f"ALTER TABLE runs DROP COLUMN {column}")
+        query(file, "DROP TABLE predictions")
     query(file, f"PRAGMA user_version = {version}")
 
 
-def test_a_store_of_the_last_schema_is_migrated_on_opening(store: Store) -> None:
+@pytest.mark.parametrize("version", range(3, SCHEMA_VERSION))
+def test_a_store_of_a_later_schema_is_migrated_on_opening(store: Store, version: int) -> None:
     store.add([a_result()])
-    make_old(store.path, SCHEMA_VERSION - 1)
+    make_old(store.path, version)
     again = Store(store.path.parent)
     assert query(store.path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
     assert again.load().predictions == {}
