@@ -60,13 +60,12 @@ def few_of(name: str, *overrides: str) -> list[RunConfig]:
     """A sweep in small: of each grid two seeds; of a grid of many runs the first two values and the last of each."""
     settings, found = Settings.parse(compose([f"sweep={name}", *overrides])), dict[str, RunConfig]()
     for grid in settings.grids:
-        runs = expand(settings.run, grid)
-        for key in dict.fromkeys(key for run in runs for key, _ in flatten(run.to_dict())):
-            of_run = [str(dict(flatten(run.to_dict())).get(key)) for run in runs]
-            values = list(dict.fromkeys(of_run))
+        runs = [(run, dict(flatten(run.to_dict()))) for run in expand(settings.run, grid)]
+        for key in dict.fromkeys(key for _, of_run in runs for key in of_run):
+            values = list(dict.fromkeys(str(of_run.get(key)) for _, of_run in runs))
             kept = values[:2] if key == "seed" else [*values[:2], values[-1]] if len(runs) > MANY else values
-            runs = [run for run, value in zip(runs, of_run, strict=True) if value in kept]
-        found |= {run.run_id: run for run in runs}
+            runs = [(run, of_run) for run, of_run in runs if str(of_run.get(key)) in kept]
+        found |= {run.run_id: run for run, _ in runs}
     return list(found.values())
 
 
