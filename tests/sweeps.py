@@ -52,7 +52,13 @@ SMALL = (
     "train.measurements=4",
     "sweep.grid.model.activation=[mine.Slow]",
 )
-TWELVE = (*SMALL, "sweep.grid.optimizer.lr=[0.25,0.5,1.0]", "sweep.grid.seed=[0,1]", "compute.group_size=1")
+TWELVE = (
+    *SMALL,
+    "sweep.refine.key=null",
+    "sweep.grid.optimizer.lr=[0.25,0.5,1.0]",
+    "sweep.grid.seed=[0,1]",
+    "compute.group_size=1",
+)
 """12 runs, each a group of its own."""
 STORE = Path("results", "learning_rates", FILE)
 

@@ -592,7 +592,6 @@ def test_every_learning_rate_schedule_is_an_option(option: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "steps", "seeds"),
     [
-        (["dataset=digits"], 3000, 3),
         (["dataset=mnist"], 50_000, 5),
         (["dataset=fashion_mnist"], 50_000, 5),
         (["dataset=mnist", "train.steps=7", "sweep.grid.seed=[7]"], 7, 1),
@@ -603,6 +602,13 @@ def test_a_sweep_on_mnist_is_of_the_papers_scale_unless_told_otherwise(
     name: str, overrides: list[str], steps: int, seeds: int
 ) -> None:
     parsed = Settings.parse(compose([f"+sweep={name}", *overrides]))
+    assert RunConfig.parse(parsed.run).train.steps == steps
+    assert len(parsed.grids[0]["seed"]) == seeds
+
+
+@pytest.mark.parametrize(("name", "steps", "seeds"), [("learning_rates", 3000, 3), ("covariate_shift", 2000, 5)])
+def test_a_sweep_on_digits_takes_a_minute_or_two(name: str, steps: int, seeds: int) -> None:
+    parsed = Settings.parse(compose([f"+sweep={name}", "dataset=digits"]))
     assert RunConfig.parse(parsed.run).train.steps == steps
     assert len(parsed.grids[0]["seed"]) == seeds
 

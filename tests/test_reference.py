@@ -104,7 +104,7 @@ def test_a_script_makes_the_reference_which_is_shown_by_its_name(
     monkeypatch.setattr(places, "EXPERIMENTS", script.parent)
     monkeypatch.setattr(places, "REFERENCE", tmp_path / "reference")
     few = ["sweep.grid.seed=[0,1]", "sweep.grid.optimizer.lr=[0.1]", "model.norm=none", "model.activation=relu"]
-    few += ["train.steps=1000", "figures.formats=[png]"]
+    few += ["train.steps=1000", "figures.formats=[png]", "sweep.refine.key=null"]
     parsed = Settings.parse(compose(["+sweep=learning_rates", *few]))
     runs = expand(parsed.run, *parsed.grids)
     store = Store(here / "results" / "learning_rates", create=True)

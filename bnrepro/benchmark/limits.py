@@ -126,7 +126,7 @@ def _megabytes(engine: Engine) -> tuple[float, float]:
 
 def written_per_second(groups: int) -> float:
     """Return how many runs with as many measurements as on MNIST the store's one writer takes in a second."""
-    short = ["train.steps=200", "train.eval_examples=100"]
+    short = ["train.steps=180", "train.measurements=180", "train.eval_examples=100"]
     run = Settings.parse(compose(["+sweep", "dataset=mnist", *short])).run
     parsed = [RunConfig.parse({**run, "seed": seed}) for seed in range(8 * groups)]
     results = train_group(parsed[:8], stand_in((1, 28, 28), "sparse"))
