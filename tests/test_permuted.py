@@ -142,7 +142,7 @@ def test_every_claim_is_permuted_or_has_a_reason_not_to_be(name: str) -> None:
     assert {claim.id for claim in experiment_of(name).claims} - {*EXEMPT} == {*PERMUTED[name]}
 
 
-@pytest.mark.slow
+@pytest.mark.overnight
 @pytest.mark.parametrize("name", known())
 def test_a_claim_hardly_ever_reproduces_where_there_is_nothing_in_it(name: str) -> None:
     found = shares(name, 200)
