@@ -427,7 +427,8 @@ def _typical_inputs(tables: Tables, norms: Sequence[str]) -> Figure:
     """Draw Figure 1(b, c): of each arm, our typical unit, the one by the other rule, and the paper's."""
     figure, axes = parts.grid(3, len(norms), (4.3, 2.6), sharex=True, sharey=True)
     for column, norm in zip(axes.T, norms, strict=True):
-        typical: Any = rows(tables["typical"], norm)["value"].sort_index(level="setting", key=lambda s: s == PAPER)
+        found: Any = rows(tables["typical"], norm)["value"]
+        typical = found.iloc[np.argsort(found.index.get_level_values("setting") == PAPER, kind="stable")]
         for ax, ((setting, rule), unit) in zip(column, typical.items(), strict=True):
             parts.line(ax, rows(tables["inputs"], norm, setting, int(unit)), _median_of(norm), linewidth=1.3)
             name = ": " if setting == PAPER else f", {rule}: unit {unit:.0f}\n"
