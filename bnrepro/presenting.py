@@ -33,6 +33,9 @@ DIGITS = ".6g"
 
 MOST_DECIMALS = 6
 
+HELD = {True: "holds", False: "does not hold", None: "can't be told"}
+"""The words for whether a finding meets its criterion."""
+
 BOUNDS = {1: "> ", -1: "< ", 0: ""}
 
 
@@ -241,9 +244,8 @@ def _as_dict(finding: Finding) -> dict[str, Any]:
 
 
 def _spell_verdict(claim: Claim, findings: Sequence[Finding], note: str) -> list[str]:
-    held = {True: "holds", False: "does not hold", None: "can't be told"}
     said = [f"claim {claim.id} ({claim.section}): {claim.sentence}", f"criterion: {claim.criterion}"]
-    said += [f"- {f.of}: {spell(f.estimate) or 'not measured'}, {held[f.holds]}" for f in findings]
+    said += [f"- {f.of}: {spell(f.estimate) or 'not measured'}, {HELD[f.holds]}" for f in findings]
     said.append(f"verdict{f' ({note})' if note else ''}: {judge(findings)}")
     return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said]
 

@@ -22,6 +22,7 @@ import pandas as pd
 from . import places
 from .analysis import Estimate, levels
 from .api import headline
+from .presenting import HELD, spell
 from .settings import to_override
 from .store import Results, hashable, is_setting
 
@@ -31,10 +32,8 @@ PAGE = places.PACKAGE / "page"
 """The folder of the template, and of the scripts in the order of ``SCRIPTS``."""
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "view.js")
 
-FROM = ("date", "code", "git_commit", "bnrepro", "numpy", "python", "numba", "blas", "blas_kernel", "cpu", "host")
+FROM = ("code", "git_commit", "bnrepro", "numpy", "python", "numba", "blas", "blas_kernel", "cpu", "host")
 """The columns of table ``runs`` that say where a run comes from, as far as there are any."""
-
-HELD = {True: "holds", False: "does not hold", None: "can't be told"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +72,6 @@ class Part:
     @property
     def claims(self) -> list[dict[str, Any]]:
         """Return the claims of ``verdict.json``, with estimates as text."""
-        from .presenting import spell
-
         file = next((path for path in self.paths if path.name == "verdict.json"), None)
         claims: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["claims"] if file else []
         for claim in claims:
@@ -166,6 +163,8 @@ class Part:
         """Return what the runs were computed by, where, and how long it took."""
         runs = self.results.runs
         found = [(name, _several(runs[name])) for name in FROM if name in runs and runs[name].notna().any()]
+        if "finished" in runs and runs["finished"].notna().any():
+            found.insert(0, ("finished", _several(runs["finished"].dropna().str[:10].sort_values())))
         return (
             [*found, ("seconds of training, in all", f"{runs['seconds'].sum():,.0f}")] if "seconds" in runs else found
         )
@@ -263,8 +262,6 @@ def _base64(path: Path) -> str:
 
 def _table(path: Path) -> dict[str, Any]:
     """Return a table of estimates as text: a column for each level of its index, and the estimate."""
-    from .presenting import spell
-
     table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"n": int, "bound": int})
     keys = [str(column) for column in table if column not in Estimate._fields]
     estimates = (Estimate(*row) for row in table[list(Estimate._fields)].itertuples(index=False))

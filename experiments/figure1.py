@@ -117,8 +117,7 @@ PRINTED_LOOK: dict[str, Any] = {
 def analyse(results: Results) -> Tables:
     """Return the tables that the module's docstring describes, and what figures are drawn from."""
     runs, curves = analysis.outcomes(results), results.table("curves")
-    std = runs["model.init.std"].astype(float)
-    runs["initialization"] = std.map("std {:g}".format).where(std.notna(), runs["model.init.scheme"])
+    runs["initialization"] = analysis.initializations(runs)
     units = results.table("units").reindex(columns=["run_id", "step", "unit", *PERCENTILES])
     units = units.replace([math.inf, -math.inf], math.nan).dropna(ignore_index=True)
     has_units = runs["run_id"].isin(units["run_id"])

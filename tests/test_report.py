@@ -34,7 +34,9 @@ def folder(runs: list[RunConfig], tmp_path_factory: pytest.TempPathFactory) -> P
     store = Store(folder, create=True)
     failed = replace(an_outcome(runs[1], diverged=False), status="failed", test_accuracy=None, curves=[])
     failed.error = 'Traceback:\n  File "x.py"\nValueError: </script><b>&amp; bad'
-    store.add([an_outcome(runs[0]), failed, *(an_outcome(run) for run in runs[3:])])
+    store.add(
+        [replace(an_outcome(runs[0]), finished="2026-01-02T03:04:05"), failed, *(an_outcome(run) for run in runs[3:])]
+    )
     show(
         "learning_rates", [*runs], folder, folder, Figures(width=None, style=None, formats=["svg"]), COMMAND, quiet=True
     )
@@ -69,6 +71,7 @@ def test_a_page_has_claims_figures_runs_tables_and_where_they_come_from(folder: 
         assert base64.b64encode(path.read_bytes()).decode() in text
     for run in runs[:2]:
         assert f'<tr data-id="{run.run_id}">' in text
+    assert '<tr><th scope="row">finished</th><td class="text">2026-01-02</td></tr>' in text
     assert f'<tr><th scope="row">code</th><td class="text">{runs[0].code}</td></tr>' in text
 
 
