@@ -54,6 +54,16 @@ def command(composed: DictConfig) -> None:
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """Do what the settings say, with the sweep of this name."""
+    if settings.runs.store is not None:
+        others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
+        others |= {"verify.sweep": settings.verify.sweep}
+        for key, given in (others | {"reference.sweeps": settings.reference.sweeps}).items():
+            if given is not None:
+                raise InputError(f"runs.store={settings.runs.store}: not together with {key}={to_override(given)}")
+        refuse(overrides, {*settings.run, *AROUND} - {"runs", "results_dir"}, "has no effect on +runs")
+        commands.runs(settings, overrides)
+        return
+    refuse(overrides, ["runs"], "only with +runs")
     if settings.reference.sweeps is not None:
         others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
         for key, given in (others | {"verify.sweep": settings.verify.sweep}).items():
@@ -61,7 +71,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
                 raise InputError(
                     f"reference.sweeps={to_override(settings.reference.sweeps)}: not together with {key}={given}"
                 )
-        ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
+        ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw", "note"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
         return
@@ -94,6 +104,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
     refuse(overrides, ["verify"], "only with +verify")
     if not (settings.grids or settings.dry_run or settings.force or settings.show or settings.redraw or choice):
         refuse(overrides, ["figures"], "has no effect on a single run, of which none is drawn")
+        refuse(overrides, ["sweep.note"], "only with a sweep")
         commands.one_run(settings, overrides)
         return
     if choice is None:  # a scale without a sweep, or sweep.dry_run
