@@ -50,7 +50,7 @@ MEANT = {
 OPEN = ("sweep.grid.", "model.norm_options.", "model.norm_options=")
 """The beginnings of overrides that may add keys without Hydra's ``+``."""
 
-TEXT, TEXTS = "sweep.note", ("runs.where", "runs.compare")
+TEXT, TEXTS = ("sweep.note", "runs.merge", "runs.export"), ("runs.where", "runs.compare")
 """The settings that hold a text, whatever it would be to Hydra, and lists of texts, which need no brackets."""
 
 REFERENCE = "reference/"
@@ -79,14 +79,14 @@ def complete(overrides: Sequence[str]) -> list[str]:
 def _is_text(override: str) -> bool:
     """Tell whether an override is by a text, or by a list of texts."""
     key, equals, value = override.partition("=")
-    return key.lstrip("+") in (TEXT, *TEXTS) and bool(equals) and value != "null"
+    return key.lstrip("+") in (*TEXT, *TEXTS) and bool(equals) and value != "null"
 
 
 def _with_texts_quoted(override: str) -> str:
     if not _is_text(override):
         return override
     key, _, value = override.partition("=")
-    return f"{key}={_quoted(value) if key.lstrip('+') == TEXT else '[' + ','.join(map(_quoted, _items(value))) + ']'}"
+    return f"{key}={_quoted(value) if key.lstrip('+') in TEXT else '[' + ','.join(map(_quoted, _items(value))) + ']'}"
 
 
 def _quoted(text: str) -> str:

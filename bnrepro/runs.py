@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import sys
@@ -21,7 +22,7 @@ from .composition import refuse, settings_given
 from .config import COLUMNS, Runs
 from .errors import InputError
 from .presenting import WIDTH
-from .settings import to_override
+from .settings import to_json, to_override
 from .store import FILE, MEASURED, Results, Store, hashable, is_setting
 from .verify import recognise
 
@@ -32,6 +33,9 @@ ACTIONS = ("compare", "delete", "merge", "export")
 
 SHORTEST = 4
 """The characters that are shown of an id or a code, if they tell it from all others."""
+
+NUMBER = re.compile(r"(?<=[ \[])-?\d[\d.e+-]*(?=[],}])")
+"""The numbers in JSON, which name no code."""
 
 LONGEST = 32
 """The characters of a cell at most."""
@@ -91,7 +95,8 @@ def look_after(asked: Runs, results_dir: Path, overrides: Sequence[str]) -> None
         _print_untold("", untold)
         if asked.where:
             print(f"{' '.join(asked.where)}: {_counted(chosen)}")
-        print(spell_runs(chosen))
+        if len(chosen):
+            print(spell_runs(chosen))
 
 
 # Lists
@@ -151,9 +156,15 @@ def _telling(texts: Iterable[str]) -> int:
 
 def stale_runs(store: Store) -> tuple[set[tuple[str, str]], list[str]]:
     """Return ``(run_id, code)`` of the runs of other code than the tree's, and of which that can't be told, and why."""
-    known, lost = recognise(store.settings(failed=True))
-    untold = [f"{count} of which no code is known here ({reason})" for reason, count in lost.items()]
-    return {(run.run_id, code) for run, code in known if run.code != code}, untold
+    kinds: dict[tuple[str, str], list[tuple[str, str, dict[str, Any]]]] = {}
+    for run_id, code, settings in store.settings(failed=True):
+        kinds.setdefault((code, NUMBER.sub("", to_json(settings))), []).append((run_id, code, settings))
+    found, _ = recognise(kind[0] for kind in kinds.values())
+    is_stale = {(run.run_id, code): run.code != code for run, code in found}
+    stale = {key[:2] for kind in kinds.values() for key in kind if is_stale.get(kind[0][:2])}
+    others, lost = recognise(run for kind in kinds.values() if kind[0][:2] not in is_stale for run in kind)
+    stale |= {(run.run_id, code) for run, code in others if run.code != code}
+    return stale, [f"{count} of which no code is known here ({reason})" for reason, count in lost.items()]
 
 
 def _print_untold(begin: str, untold: Sequence[str]) -> None:
@@ -197,7 +208,7 @@ def spell_runs(runs: pd.DataFrame) -> str:
 
 
 def _spell(table: pd.DataFrame, corner: str) -> str:
-    return str(table.rename_axis(columns=corner).to_string(line_width=WIDTH - 2)) if len(table) else ""
+    return str(table.rename_axis(columns=corner).to_string(line_width=WIDTH - 2))
 
 
 def _text(value: Any) -> str:
@@ -208,7 +219,9 @@ def _text(value: Any) -> str:
 
 def _cut(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST - 1]}…" if " " in line else f"…{line[1 - LONGEST :]}"  # of an import path the end
 
 
 # Choices of runs
@@ -224,16 +237,16 @@ def select(runs: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
     """
     having: dict[str, pd.Series] = {}
     for text in where:
-        given = [*settings_given([text])]
-        if not given:
+        key, equals, raw = text.partition("=")
+        if not equals:
             raise InputError(f"runs.where={text}: must be KEY=VALUE")
-        for _, path, value in given:
+        for _, path, value in [*settings_given([text])] or [(text, (key,), raw)]:
             column = COLUMNS.get(".".join(path), ".".join(path))
             if column not in runs or column == "run":
                 known = ", ".join([*_varying(runs), "status"])
                 raise InputError(f"runs.where={text}: no run has that key; those that vary are {known}")
             has = pd.Series([_has(each, value, text) for each in runs[column].tolist()], index=runs.index, dtype=bool)
-            if not has.any():
+            if len(runs) and not has.any():
                 found = [*dict.fromkeys(_text(each) or "null" for each in runs[column])]
                 more = f" and {len(found) - MOST_SHOWN} more" * (len(found) > MOST_SHOWN)
                 raise InputError(
@@ -358,7 +371,8 @@ def delete(store: Store, runs: pd.DataFrame, which: str, *, yes: bool) -> None:
         runs = runs[runs["status"] == "failed"]
     elif which == "stale":
         stale, untold = stale_runs(store)
-        runs = runs[[key in stale for key in zip(runs["run_id"], runs["code"], strict=True)]]
+        keys = zip(runs["run_id"], runs["code"], strict=True)
+        runs = runs[pd.Series([key in stale for key in keys], index=runs.index, dtype=bool)]
         _print_untold("left as they are: ", untold)
     print(f"{store.path}: to be deleted ({which}): {_counted(runs)}")
     if len(runs):

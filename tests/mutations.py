@@ -411,9 +411,11 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/runs.py": [
         M("range(SHORTEST, longest)", "range(1, longest)", "test_runs.py tells_them_apart"),
         M("duplicated(keep=False)", "duplicated()", "test_runs.py tells_them_apart"),
-        M("if run.code != code}, untold", "}, untold", "test_runs.py deleted_and_nothing_else"),
+        M("for key in kind if is_stale", "for key in kind[:1] if is_stale", "test_runs.py deleted_and_nothing_else"),
+        M("run.code != code for run, code in found", "True for run, code in found", "test_runs.py nothing_else"),
+        M("if run.code != code}\n", "}\n", "test_runs.py can_not_be_told"),
         M("| has if column in having else has", "& has if column in having else has", "test_runs.py are_chosen"),
-        M("stored in (value, text", "stored in (text", "test_runs.py are_chosen"),
+        M("stored in (value, text", "stored in (None, text", "test_runs.py are_chosen"),
         M("return value is None\n    return isinst", "return False\n    return isinst", "test_runs.py are_chosen"),
         M('join="inner"', 'join="outer"', "test_runs.py a_single_bit"),
         M('runs["status"] == "failed"]', 'runs["status"] != "done"]', "test_runs.py deleted_and_nothing_else"),

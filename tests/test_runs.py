@@ -54,6 +54,7 @@ def store(here: Path) -> Store:
     store = Store(here / STORE.parent, create=True)
     store.add([ended(RUNS[0], "failed")], note="the first, at night")
     store.add(map(ended, RUNS[1:-1]))
+    query(store.path, "UPDATE runs SET cpu = 'A CPU (R) @ 3 GHz' WHERE run = 1")
     return store
 
 
@@ -152,6 +153,7 @@ def test_ids_are_as_long_as_tells_them_apart_with_the_code_where_it_must(
         (f"run_id={RUNS[3].run_id}", {3}),
         ("train.steps=20,seed=0,norm=batch,lr=0.1", {4}),
         ("lr=25,status=failed", set()),
+        ("cpu=A CPU (R) @ 3 GHz", {0}),
     ],
 )
 def test_runs_are_chosen_by_what_they_have(
@@ -277,6 +279,17 @@ def test_a_note_is_stored_with_what_its_command_trains_and_is_no_part_of_it(
     assert query(STORE, "SELECT note, count(*) FROM runs GROUP BY note") == [(note, 4), ("more", 4)]
 
 
+def test_a_store_of_no_runs_is_one(call: Callable[..., Ended]) -> None:
+    Store(Path("results", "none"), create=True)
+    told = "results/none/runs.sqlite: "
+    for more, expected in (
+        ([], f"{told}0 runs\n"),
+        (["runs.where=seed=1"], f"{told}0 runs\nseed=1: 0 runs\n"),
+        (["runs.delete=stale"], f"{told}to be deleted (stale): 0 runs\n0 runs deleted\n"),
+    ):
+        assert call("+runs=none", *more) == Ended(0, expected, "")
+
+
 # Two runs
 
 
@@ -320,15 +333,15 @@ def test_a_single_bit_is_found_and_steps_of_one_alone_are_no_difference(
     [
         ("failed", "", {0}),
         ("failed", "seed=1", set()),
-        ("stale", "", {6}),
-        ("stale", "seed=1", set()),
+        ("stale", "", {5, 6}),
+        ("stale", "seed=1", {5}),
         ("selected", "lr=25", {2, 3, 6}),
     ],
 )
 def test_what_is_asked_for_is_deleted_and_nothing_else(
     call: Callable[..., Ended], store: Store, which: str, where: str, expected: set[int]
 ) -> None:
-    query(store.path, "UPDATE runs SET code = 'old' WHERE run = 7")
+    query(store.path, "UPDATE runs SET code = 'old' WHERE run > 5")
     before = {name: query(store.path, f"SELECT * FROM {name} ORDER BY 1, 2") for name in ("runs", *MEASURED)}
     ended = call(
         "+runs=learning_rates", f"runs.delete={which}", "runs.yes=true", *[f"runs.where={where}"] * bool(where)
@@ -344,7 +357,10 @@ def test_what_is_asked_for_is_deleted_and_nothing_else(
 def test_runs_whose_code_can_not_be_told_are_not_stale(call: Callable[..., Ended], store: Store) -> None:
     query(store.path, """UPDATE runs SET config = replace(config, '"relu"', '"sigmoid"'), code = 'old' WHERE run < 3""")
     query(store.path, """UPDATE runs SET config = replace(config, '"sigmoid"', '"gone.Class"') WHERE run = 2""")
+    first = "(SELECT min(run_id) FROM runs WHERE norm = 'batch')"
+    query(store.path, f"""UPDATE runs SET config = replace(config, '"seed": ', '"seed": 7') WHERE run_id = {first}""")
     ended = call("+runs=learning_rates", "runs.delete=stale", "runs.yes=true")
+    assert "left as they are: 1 of which no code is known here (its settings make another run by the" in ended.out
     assert "left as they are: 1 of which no code is known here (model.activation=gone.Class: must be" in ended.out
     assert "1 of which no code is known here (model.activation=gone.Class: must" in call("+runs=learning_rates").out
     assert query(store.path, "SELECT run FROM runs ORDER BY run") == [(run,) for run in range(2, 8)]
@@ -461,7 +477,8 @@ def other(here: Path) -> Store:
 def state(store: Store) -> dict[str, Any]:
     """All of a store, whatever the numbers of its runs."""
     found = {name: store.measured(name, store.all_runs()["run"].tolist()) for name in MEASURED}
-    return {"runs": store.all_runs().astype(object).fillna(""), **found}
+    runs = store.all_runs().astype(object)
+    return {"runs": runs.where(runs.notna(), ""), **found}
 
 
 def test_what_two_stores_share_is_there_once_and_nothing_is_lost(
@@ -556,13 +573,16 @@ def a_store_of_before(store: Store) -> None:
 
 def a_write_that_was_killed(store: Store) -> None:
     """A journal beside the file, from which SQLite undoes the half that was written."""
+    before = store.path.read_bytes()
     with closing(sqlite3.connect(store.path, isolation_level=None)) as db:
         db.execute("PRAGMA cache_size = 1")
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE runs SET status = 'failed', error = hex(zeroblob(100000))")
+        db.execute("UPDATE layers SET step = -step - 1")
         copies = [(path, path.read_bytes()) for path in store.path.parent.iterdir()]
         db.execute("ROLLBACK")
     assert len(copies) == 2
+    assert all(not content.startswith(before) for _, content in copies)
     for path, content in copies:
         path.write_bytes(content)
 
@@ -615,7 +635,7 @@ def test_tables_are_exported_and_no_file_is_written_over_unasked(call: Callable[
     assert_one_line(call(*export), "runs.export=results/out/x.csv: is there already; runs.yes=true writes over it$")
     assert len(pd.read_csv("results/out/x.csv")) == 3
     assert call(*export, "runs.yes=true").status == 0
-    written, runs = pd.read_csv("results/out/x.csv"), store.all_runs()
+    written, runs = pd.read_csv("results/out/x.csv", **EXACTLY), store.all_runs()
     assert written["run_id"].tolist() == runs["run_id"].tolist()
     assert {*written} == {*runs} - {"run"}
     assert [json.loads(value) for value in written["model.hidden"]] == runs["model.hidden"].tolist()
