@@ -471,6 +471,12 @@ def _print_differing(ours: Store, theirs: Store, numbers: Sequence[tuple[int, in
     print(_spell(pd.DataFrame.from_dict(rows, orient="index"), "run"))
 
 
+def _of_one_type(values: pd.Series) -> pd.Series:
+    """Return a column as a file has it: lists, and values of several types, as text."""
+    kinds = {*map(type, values.dropna())} if values.dtype == object else set()
+    return values.map(hashable if len(kinds) == 1 else to_override, na_action="ignore") if kinds else values
+
+
 def export(store: Store, runs: pd.DataFrame, file: str, table: str, *, yes: bool) -> None:
     """Write table ``runs``, or one of what was measured with the settings that vary, to a file.
 
@@ -491,8 +497,7 @@ def export(store: Store, runs: pd.DataFrame, file: str, table: str, *, yes: bool
             raise InputError(f"runs.table={table}: nothing of it was measured in these runs")
         joined = measured.merge(runs[["run", *names]], on="run", validate="many_to_one")
         written = joined[["run_id", *names, *(name for name in measured if name not in ("run", "run_id"))]]
-    lists = {str(name): written[name].map(hashable) for name in written if written[name].dtype == object}
-    written = written.assign(**lists)
+    written = written.assign(**{str(name): _of_one_type(written[name]) for name in written})
     try:
         with atomic_write(path) as partial:
             if path.suffix == ".csv":

@@ -573,12 +573,14 @@ def a_store_of_before(store: Store) -> None:
 
 def a_write_that_was_killed(store: Store) -> None:
     """A journal beside the file, from which SQLite undoes the half that was written."""
+    rows = [{"step": step, "layer": 1, "p50": 0.5} for step in range(3000)]
+    store.add([ended(RUNS[2], layers=rows)], replace=True)
     before = store.path.read_bytes()
     with closing(sqlite3.connect(store.path, isolation_level=None)) as db:
         db.execute("PRAGMA cache_size = 1")
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE runs SET status = 'failed', error = hex(zeroblob(100000))")
-        db.execute("UPDATE layers SET step = -step - 1")
+        db.execute("UPDATE layers SET p50 = 1e9")
         copies = [(path, path.read_bytes()) for path in store.path.parent.iterdir()]
         db.execute("ROLLBACK")
     assert len(copies) == 2
@@ -634,11 +636,14 @@ def test_tables_are_exported_and_no_file_is_written_over_unasked(call: Callable[
     assert call(*export, "runs.where=norm=batch").out == "results/out/x.csv: 3 rows of 56 columns\n"
     assert_one_line(call(*export), "runs.export=results/out/x.csv: is there already; runs.yes=true writes over it$")
     assert len(pd.read_csv("results/out/x.csv")) == 3
+    mixed = """UPDATE runs SET config = replace(config, '"early_measurements": true', '"early_measurements": 1.5')"""
+    query(store.path, f"{mixed} WHERE run = 1")
     assert call(*export, "runs.yes=true").status == 0
     written, runs = pd.read_csv("results/out/x.csv", **EXACTLY), store.all_runs()
     assert written["run_id"].tolist() == runs["run_id"].tolist()
     assert {*written} == {*runs} - {"run"}
     assert [json.loads(value) for value in written["model.hidden"]] == runs["model.hidden"].tolist()
+    assert {*written["train.early_measurements"]} == {"true", "1.5"}
     assert written["test_accuracy"].equals(runs["test_accuracy"])
     assert call(*export, "runs.yes=true", "runs.table=layers").status == 0
     layers = pd.read_csv("results/out/x.csv", **EXACTLY)
