@@ -17,7 +17,7 @@ from typing import Any
 import markupsafe
 import pandas as pd
 import pytest
-from calls import SMALL, Ended, assert_one_line, but, files
+from calls import SMALL, TINY, Ended, assert_one_line, but, files
 from made_up import an_outcome, runs_of
 from runs import query
 from test_store import in_a_process, make_old, of_code
@@ -253,30 +253,33 @@ def test_bad_input_is_one_line_and_changes_nothing(
 # A note
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_note_is_stored_with_what_its_command_trains_and_is_no_part_of_it(
-    call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., Ended], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     note = "it's a: b, [c]"
+    (here / "given" / "sweep").mkdir(parents=True)
+    (here / "given" / "sweep" / "mine.yaml").write_text("grid: {seed: [0, 1, 2, 3]}")
+    sweep = ["--config-dir=given", "+sweep=mine", *TINY, "compute.group_size=1"]
     with monkeypatch.context() as patched:
         patched.setattr(sweeping.Progress, "__call__", interrupted)
-        first = call("+sweep", *SMALL, "compute.group_size=1", f"sweep.note={note}")
+        first = call(*sweep, f"sweep.note={note}")
     again = first.err.partition("to go on: python -m bnrepro ")[2]
     assert f"sweep.note={note}" in shlex.split(again)
-    assert query(STORE, "SELECT note FROM runs") == [(note,)]
-    swept = call(*shlex.split(again))
-    assert swept.out.startswith("learning_rates: 4 runs, 1 found finished in ")
-    (page,) = STORE.parent.rglob("report.html")
+    assert query(Path("results", "mine", FILE), "SELECT note FROM runs") == [(note,)]
+    swept = call(sweep[0], *shlex.split(again))
+    assert swept.out.startswith("mine: 4 runs, 1 found finished in ")
+    (page,) = Path("results", "mine").rglob("report.html")
     text = page.read_text("utf-8")
     assert f'<tr><th scope="row">note</th><td class="text">{markupsafe.escape(note)}</td></tr>' in text
     assert "sweep.note" not in text
-    assert call("+show", *SMALL, "compute.group_size=1").status == 0
+    assert call(*sweep, "sweep.show=true").status == 0
     assert page.read_text("utf-8") == text
+    bnrepro.sweep("learning_rates", [*SMALL, "sweep.note=one"])
     bnrepro.sweep("learning_rates", [*but(SMALL, "sweep.grid.seed=[0,1]"), "sweep.note=more"])
-    assert query(STORE, "SELECT note, count(*) FROM runs GROUP BY note") == [(note, 4), ("more", 4)]
+    assert query(STORE, "SELECT note, count(*) FROM runs GROUP BY note ORDER BY note") == [("more", 4), ("one", 4)]
 
 
 def test_a_store_of_no_runs_is_one(call: Callable[..., Ended]) -> None:
@@ -636,14 +639,14 @@ def test_tables_are_exported_and_no_file_is_written_over_unasked(call: Callable[
     assert call(*export, "runs.where=norm=batch").out == "results/out/x.csv: 3 rows of 56 columns\n"
     assert_one_line(call(*export), "runs.export=results/out/x.csv: is there already; runs.yes=true writes over it$")
     assert len(pd.read_csv("results/out/x.csv")) == 3
-    mixed = """UPDATE runs SET config = replace(config, '"early_measurements": true', '"early_measurements": 1.5')"""
+    mixed = """UPDATE runs SET config = replace(config, '"early_measurements": 1.1', '"early_measurements": true')"""
     query(store.path, f"{mixed} WHERE run = 1")
     assert call(*export, "runs.yes=true").status == 0
     written, runs = pd.read_csv("results/out/x.csv", **EXACTLY), store.all_runs()
     assert written["run_id"].tolist() == runs["run_id"].tolist()
     assert {*written} == {*runs} - {"run"}
     assert [json.loads(value) for value in written["model.hidden"]] == runs["model.hidden"].tolist()
-    assert {*written["train.early_measurements"]} == {"true", "1.5"}
+    assert {*written["train.early_measurements"]} == {"true", "1.1"}
     assert written["test_accuracy"].equals(runs["test_accuracy"])
     assert call(*export, "runs.yes=true", "runs.table=layers").status == 0
     layers = pd.read_csv("results/out/x.csv", **EXACTLY)
