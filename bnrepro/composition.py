@@ -42,6 +42,7 @@ MEANT = {
     "benchmark": ("full", ["benchmark={}"]),
     "reference": ("all", ["reference.sweeps=[{}]"]),
     "claims": ("true", ["claims={}"]),
+    "report": ("true", ["report={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""
 
