@@ -192,7 +192,9 @@ def to_markdown(rows: pd.DataFrame, folder: str, columns: Sequence[str]) -> str:
 
 
 def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> Iterator[Path]:
-    """Write the ledger into a checkout: as CSV, as a page of its own, and into README.md between its marks.
+    """Write the ledger into a checkout: as CSV, and as a page of its own.
+
+    What is of the abstract, or of Figure 1, also goes into README.md, between its marks.
 
     Args:
         rows: of the ledger.
@@ -207,7 +209,8 @@ def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> It
     before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if begin and end:
-        table = to_markdown(rows, "results/reference/", ["verdict", "estimate", "figure"])
+        headlines = rows[rows["section"].str.contains("Abstract|Figure 1")]
+        table = to_markdown(headlines, "results/reference/", ["verdict", "estimate", "figure"])
         texts[readme] = f"{before}{BEGIN}\n{count(rows)}\n\n{table}{END}{after}"
     for path, text in texts.items():
         with atomic_write(path) as partial:

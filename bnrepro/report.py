@@ -58,7 +58,7 @@ class Part:
     reference_verdicts: dict[str, str] = field(default_factory=dict)
     """What the reference data say of each claim."""
     standing: str = ""
-    """Of reference data: whether they are those of the tree's code."""
+    """Whether these, if they are reference data, are those of the tree's code."""
 
     @property
     def question(self) -> str:
