@@ -196,7 +196,7 @@ NO_RESULTS = [
     "50,000 steps, 3 seeds, on 120 training images",
     "on 120 training images",
     "singular values near 1",
-    "m/(m−1)",
+    "statistics that start at 0 have",
     "Digits, 10 seeds",
     "Ioffe 2017",
     "for ReLU networks at rate 0.1",
@@ -375,6 +375,10 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
     (
         "statistics per pixel cost {} in mini-batches of 4, and {} in mini-batches of 60",
         lambda: [lost(size, "cnn", "statistics per pixel") for size in (4, 60)],
+    ),
+    (
+        "leaving out m/(m−1) costs {} in mini-batches of 4",
+        lambda: [lost(4, "mlp", "no m/(m−1) at inference")],
     ),
     (
         "a running variance that is never updated costs {} in mini-batches of 60, but {} in mini-batches of 4",
