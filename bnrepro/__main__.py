@@ -2,7 +2,8 @@
 
 ``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+show`` draws
 it again; ``+verify`` trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is;
-``+claims`` lists what the paper claims, and what came of it; ``+reference`` makes what all of that rests on.
+``+claims`` lists what the paper claims, and what came of it; ``+report`` makes a page of that; ``+reference`` makes
+what all of that rests on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.interrupts import end_interrupted, stop_on_signals
 from bnrepro.narrowing import AROUND
-from bnrepro.settings import to_override
 from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
@@ -54,49 +54,37 @@ def command(composed: DictConfig) -> None:
 
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
     """Do what the settings say, with the sweep of this name."""
+    one, *others = [*settings.commands.values(), *([f"sweep={choice}"] if choice else [])] or [""]
+    if others:
+        raise InputError(f"{one}: not together with {others[0]}")
     if settings.runs.store is not None:
-        others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
-        others |= {"verify.sweep": settings.verify.sweep}
-        for key, given in (others | {"reference.sweeps": settings.reference.sweeps}).items():
-            if given is not None:
-                raise InputError(f"runs.store={settings.runs.store}: not together with {key}={to_override(given)}")
         refuse(overrides, {*settings.run, *AROUND} - {"runs", "results_dir"}, "has no effect on +runs")
         commands.runs(settings, overrides)
         return
     refuse(overrides, ["runs"], "only with +runs")
     if settings.reference.sweeps is not None:
-        others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
-        for key, given in (others | {"verify.sweep": settings.verify.sweep}).items():
-            if given is not None:
-                raise InputError(
-                    f"reference.sweeps={to_override(settings.reference.sweeps)}: not together with {key}={given}"
-                )
-        ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw", "note"))}
+        ignored = {*settings.run, *(f"sweep.{each}" for each in ("force", "show", "redraw", "note"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
         return
     refuse(overrides, ["reference"], "only with +reference")
     if settings.claims:
-        others = {"benchmark": settings.benchmark, "sweep": choice, "verify.sweep": settings.verify.sweep}
-        for key, given in others.items():
-            if given is not None:
-                raise InputError(f"claims=true: not together with {key}={given}")
-        refuse(overrides, {*settings.run, *AROUND} - {"claims"}, "has no effect on claims=true")
+        refuse(overrides, {*settings.run, *AROUND} - {"claims"}, f"has no effect on {one}")
         commands.claims()
         return
+    if settings.report:
+        refuse(overrides, {*settings.run, *AROUND} - {"report", "results_dir", "figures"}, f"has no effect on {one}")
+        refuse(overrides, ["figures.formats"], f"has no effect on {one}, whose figures are SVG")
+        commands.report(settings)
+        return
     if settings.benchmark:
-        other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
-        if choice or settings.verify.sweep is not None:
-            raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
         ignored = {*settings.run, "compute", "sweep", "figures", "verify"}
-        refuse(overrides, ignored, f"has no effect on benchmark={settings.benchmark}")
+        refuse(overrides, ignored, f"has no effect on {one}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
         return
     if settings.verify.sweep is not None:
-        if choice is not None:
-            raise InputError(f"verify.sweep={settings.verify.sweep}: not together with sweep={choice}")
         ignored = {*settings.run, "sweep", "figures", "dataset.binarize"} - {"dataset"}
         refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
         commands.check(settings, settings.verify.sweep)

@@ -43,6 +43,7 @@ MEANT = {
     "benchmark": ("full", ["benchmark={}"]),
     "reference": ("all", ["reference.sweeps=[{}]"]),
     "claims": ("true", ["claims={}"]),
+    "report": ("true", ["report={}"]),
     "runs": ("all", ["runs.store={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""

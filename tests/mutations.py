@@ -721,7 +721,9 @@ ROOMS: dict[str, list[Mutation]] = {
     "bnrepro/__main__.py": [
         M("if HydraConfig.get().mode == RunMode.RUN", "if HydraConfig.get().mode != RunMode.RUN", "test_main.py fails"),
         M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told by_their_name"),
-        M("if choice is not None:", "if choice is False:", "test_explain.py one_line_with_key"),
+        M("    if others:\n", "    if others[1:]:\n", "test_explain.py one_line_with_key"),
+        M('    refuse(overrides, ["runs"], "only with +runs")\n', "", "test_runs.py one_line"),
+        M('{"runs", "results_dir"}, "has no', '{*AROUND}, "has no', "test_runs.py one_line"),
         M('    refuse(overrides, ["verify"], "only with +verify")\n', "", "test_explain.py one_line_with_key"),
         M("[*gather_lists(complete(words)), begun]", "[*complete(words), begun]", "test_main.py completed_after"),
     ],

@@ -30,6 +30,7 @@ from bnrepro.startup import VERSION_BASE
         ("+benchmark", ["benchmark=full"]),
         ("+benchmark=quick", ["benchmark=quick"]),
         ("+claims", ["claims=true"]),
+        ("+report", ["report=true"]),
         ("sweep", ["sweep"]),  # which Hydra refuses
         ("++sweep.grid.seed=[0]", ["++sweep.grid.seed=[0]"]),
         ("+sweep/scale=mnist", ["+sweep/scale=mnist"]),
