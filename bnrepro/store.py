@@ -457,7 +457,7 @@ class Store:
             db.execute("DELETE FROM claims WHERE owner = ?", [owner])
 
     def load(self, runs: Iterable[RunConfig] | None = None) -> Results:
-        """Load what the code in place has stored of ``runs``; by default all runs, by the code that stored them last.
+        """Load what the code in place has stored of ``runs``; by default all runs, by the code that ended them last.
 
         The DataFrames are in an order that does not depend on who finished first. Table ``runs`` has every setting as
         a column with a dotted name, except those with a column of their own. The others are read at first use.

@@ -518,14 +518,16 @@ def test_runs_that_differ_to_the_bit_are_named_and_ours_stay(
     different, in_layers = ended(RUNS[3]), ended(RUNS[4])
     different.curves[-1]["train_loss"] += 1e-9
     in_layers.layers[-1]["p50"] += 1e-9
-    other.add([different, in_layers, ended(RUNS[5])])
+    in_outcome = ended(RUNS[5])
+    in_outcome.test_accuracy = math.nextafter(in_outcome.test_accuracy or 0, 1)
+    other.add([different, in_layers, in_outcome, ended(RUNS[6])])
     before = state(store)
     told = call("+runs=learning_rates", "runs.merge=given/there").out.splitlines()
-    assert told[1] == "2 of these had other results there, to the bit; those here stay:"
+    assert told[1] == "3 of these had other results there, to the bit; those here stay:"
     label, *_, step, column, here, there = told[3].split()
     assert (label, step, column) == (RUNS[3].run_id[:4], str(different.curves[-1]["step"]), "train_loss")
     assert float(here) != float(there)
-    assert told[4].split()[0] == RUNS[4].run_id[:4]
+    assert [line.split()[0] for line in told[4:]] == [run.run_id[:4] for run in RUNS[4:6]]
     runs = state(store)["curves"].groupby("run_id")["train_loss"].sum()
     assert runs[RUNS[3].run_id] == before["curves"].groupby("run_id")["train_loss"].sum()[RUNS[3].run_id]
 
