@@ -91,7 +91,7 @@ def _with_texts_quoted(override: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    whole = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", text)
+    whole = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", text, re.DOTALL)
     return text if whole else QuotedString(text, Quote.single).with_quotes()
 
 

@@ -432,8 +432,8 @@ def merge(folder: Path, given: str) -> None:
         ours = Store(folder, create=True)
         merged = ours.merge(theirs)
         print(
-            f"{ours.path}: of {len(there)} runs of {given}, {merged.new} are new, {merged.replaced} take the place of "
-            f"failed ones, {merged.kept} were here already"
+            f"{ours.path}: {len(there)} runs of {given}: {merged.new} new, {merged.replaced} in place of failed ones, "
+            f"{merged.kept} here already"
         )
         if merged.differing:
             _print_differing(ours, theirs, merged.differing)

@@ -58,7 +58,13 @@ def test_short_commands_are_completed(given: str, meant: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["sweep.note=it's a: b, [c]", "+sweep.note=2026", "runs.compare=12e4,0012", "runs.where=a=1,b=[1,[2,3]],c='d,e'"],
+    [
+        "sweep.note=it's a: b, [c]",
+        "sweep.note=a\nb",
+        "+sweep.note=2026",
+        "runs.compare=12e4,0012",
+        "runs.where=a=1,b=[1,[2,3]],c='d,e'",
+    ],
 )
 def test_texts_are_shown_as_they_were_typed(override: str) -> None:
     assert typed(complete([override])) == [override]

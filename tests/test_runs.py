@@ -491,7 +491,7 @@ def test_what_two_stores_share_is_there_once_and_nothing_is_lost(
     ended = call("+runs=learning_rates", "runs.merge=given/there")
     assert ended == Ended(
         0,
-        f"{STORE}: of 4 runs of given/there, 1 are new, 1 take the place of failed ones, 2 were here already\n",
+        f"{STORE}: 4 runs of given/there: 1 new, 1 in place of failed ones, 2 here already\n",
         "",
     )
     assert other.path.read_bytes() == bytes_there
@@ -508,7 +508,7 @@ def test_what_two_stores_share_is_there_once_and_nothing_is_lost(
         theirs = theirs[~theirs["run_id"].isin(kept)].drop(columns="run").reset_index(drop=True)
         pd.testing.assert_frame_equal(come[[*theirs]], theirs)
     again = call("+runs=learning_rates", "runs.merge=given/there/runs.sqlite").out
-    assert again.endswith("0 are new, 0 take the place of failed ones, 4 were here already\n")
+    assert again.endswith("0 new, 0 in place of failed ones, 4 here already\n")
     assert all(after[name].equals(table) for name, table in state(store).items())
 
 
@@ -562,7 +562,7 @@ def test_what_other_code_computed_and_what_was_not_measured_here_comes_too(
     of_code(monkeypatch, "old")
     odd = [{"step": 3, "train_loss": 0.25, "mine": 7.0}]
     other.add([ended(RUNS[0], finished="2026-01-01", curves=odd, units=[{"step": 1, "unit": 2, "p50": 1.0}])])
-    assert "4 runs of" not in call("+runs=new", "runs.merge=given/there").out
+    assert "runs.sqlite: 5 runs of given/there: 4 new, 0 in" in call("+runs=new", "runs.merge=given/there").out
     runs = new.all_runs()
     (number,) = runs.loc[runs["code"] == "old", "run"]
     assert new.measured("curves", [number])["mine"].tolist() == [7.0]
@@ -606,7 +606,7 @@ def test_the_other_store_is_left_as_it_is_to_the_byte(
     before = {path: path.read_bytes() for path in other.path.parent.iterdir()}
     ended = call("+runs=learning_rates", "runs.merge=given/there")
     assert (ended.status, ended.err) == (0, "")
-    assert "of 4 runs of given/there, 1 are new, 1 take the place of failed ones, 2 were here" in ended.out
+    assert ": 4 runs of given/there: 1 new, 1 in place of failed ones, 2 here" in ended.out
     assert {path: path.read_bytes() for path in other.path.parent.iterdir()} == before
 
 
