@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 
 @hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
-def command(composed: DictConfig) -> None:
-    """Do what the settings say: one run, a sweep, the verification of one, the benchmark, or the list of claims."""
+def command(composed: DictConfig) -> float | None:
+    """Do what the settings say: one run, a sweep, the verification of one, the benchmark, or the list of claims.
+
+    Returns:
+        The validation accuracy of one run, by which sweepers of Hydra choose that choose; None where there is none.
+    """
     from bnrepro.config import Settings
 
     overrides = typed(given_to(HydraConfig.get()))
@@ -44,16 +48,43 @@ def command(composed: DictConfig) -> None:
         places.use(HydraConfig.get().runtime)
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         settings = Settings.parse(settle(plain, HydraConfig.get(), print))
+        check_sweeper(HydraConfig.get(), settings)
         try:
-            do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
+            return do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
         except commands.TrainingFailed:
             if HydraConfig.get().mode == RunMode.RUN:  # else more jobs may follow
                 sys.exit(1)
             raise
 
 
-def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
-    """Do what the settings say, with the sweep of this name."""
+def check_sweeper(composed_hydra: Any, settings: Settings) -> None:
+    """Refuse a sweeper of Hydra that chooses by what its jobs return, unless that is a validation accuracy to maximize.
+
+    Raises:
+        InputError: naming the setting and what is allowed.
+    """
+    choices, name = composed_hydra.runtime.choices, "hydra/sweeper"
+    given = f"{name}={choices[name]}"
+    if choices[name] == "basic":
+        return
+    if composed_hydra.mode == RunMode.RUN:
+        raise InputError(f"{given}: only with --multirun")
+    if choices["sweep"] is not None or settings.verify.sweep is not None:
+        raise InputError(f"{given}: only with single runs, since it chooses by the accuracy of each")
+    if not settings.run["dataset"].get("validation"):
+        told = f"must be greater than 0 with {given}, which chooses by the accuracy on images held out from training"
+        raise InputError(f"dataset.validation=0: {told}")
+    if "minimize" in (direction := str(composed_hydra.sweeper.get("direction"))):
+        told = "must be maximize, since runs are chosen by their accuracy"
+        raise InputError(f"hydra.sweeper.direction={direction.removeprefix('Direction.')}: {told}")
+
+
+def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> float | None:
+    """Do what the settings say, with the sweep of this name; return the validation accuracy of one run, if it has one.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed, or what has no effect.
+    """
     if settings.reference.sweeps is not None:
         others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
         for key, given in (others | {"verify.sweep": settings.verify.sweep}).items():
@@ -64,7 +95,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
-        return
+        return None
     refuse(overrides, ["reference"], "only with +reference")
     if settings.claims:
         others = {"benchmark": settings.benchmark, "sweep": choice, "verify.sweep": settings.verify.sweep}
@@ -73,7 +104,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
                 raise InputError(f"claims=true: not together with {key}={given}")
         refuse(overrides, {*settings.run, *AROUND} - {"claims"}, "has no effect on claims=true")
         commands.claims()
-        return
+        return None
     if settings.benchmark:
         other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
         if choice or settings.verify.sweep is not None:
@@ -83,19 +114,17 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
-        return
+        return None
     if settings.verify.sweep is not None:
         if choice is not None:
             raise InputError(f"verify.sweep={settings.verify.sweep}: not together with sweep={choice}")
         ignored = {*settings.run, "sweep", "figures", "dataset.binarize"} - {"dataset"}
         refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
         commands.check(settings, settings.verify.sweep)
-        return
+        return None
     refuse(overrides, ["verify"], "only with +verify")
     if not (settings.grids or settings.dry_run or settings.force or settings.show or settings.redraw or choice):
-        refuse(overrides, ["figures"], "has no effect on a single run, of which none is drawn")
-        commands.one_run(settings, overrides)
-        return
+        return commands.one_run(settings, overrides)
     if choice is None:  # a scale without a sweep, or sweep.dry_run
         raise InputError(f"sweep=null: must be one of {', '.join(options('sweep'))}")
     if not settings.grids:
@@ -104,6 +133,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         commands.show(settings, choice, [o for o in overrides if not o.startswith(("sweep=", "sweep.show="))])
     else:
         commands.sweep(settings, choice, overrides)
+    return None
 
 
 @begin()

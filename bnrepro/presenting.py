@@ -126,10 +126,19 @@ def check(name: str, runs: Sequence[RunConfig], figures: Figures) -> None:
     Raises:
         InputError: naming what is missing, or the style sheet that is not there.
     """
-    from .figures import look
-
     if experiment := import_experiment(name):
         experiment.check(name, runs)
+    check_look(figures)
+
+
+def check_look(figures: Figures) -> None:
+    """Refuse a style sheet that is not there.
+
+    Raises:
+        InputError: naming it.
+    """
+    from .figures import look
+
     with look(figures.width, figures.style):
         pass
 
@@ -234,6 +243,21 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
         told = {"runs": count, "of": expected, "claims": claims}
         partial.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
     return Presented("\n".join(lines), paths)
+
+
+def draw_run(results: Results, folder: Path, figures: Figures) -> list[Path]:
+    """Draw the curve of one run: RUN_ID.png and so on, its loss and its test accuracy against steps.
+
+    Args:
+        results: of the run, which has not failed.
+        folder: for the files.
+        figures: how figures are drawn.
+    """
+    from . import figures as parts
+
+    (run,) = results.runs.to_dict("records")
+    with parts.look(figures.width, figures.style):
+        return parts.save_all({run["run_id"]: parts.curve_of(results)}, folder, figures.formats)
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
