@@ -47,7 +47,16 @@ def command(composed: DictConfig) -> float | None:
     with bad_input_in_one_line(overrides):  # here too, since Hydra would print a line of its own
         places.use(HydraConfig.get().runtime)
         plain: Any = OmegaConf.to_container(composed, resolve=True)
-        settings = Settings.parse(settle(plain, HydraConfig.get(), print))
+        settled = settle(plain, HydraConfig.get(), print)
+        settings = Settings.parse(settled)
+        if settings.help is not None:
+            from bnrepro.manual import Manual
+
+            manual = Manual(settled, HydraConfig.get().runtime.choices)
+            print(
+                manual.all(HydraConfig.get().help.template) if settings.help == "all" else manual.entry(settings.help)
+            )
+            return None
         check_sweeper(HydraConfig.get(), settings)
         try:
             return do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
@@ -136,13 +145,20 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> floa
     return None
 
 
+def ask_for_help(arguments: Sequence[str]) -> list[str]:
+    """Write ``--help`` as ``+help``, in a single job: Hydra would print settings without what they mean."""
+    if not {"--help", "-h"} & {*arguments}:
+        return [*arguments]
+    return [*(each for each in arguments if each not in ("--help", "-h", "--multirun", "-m")), "+help"]
+
+
 @begin()
 def main() -> None:
     """Run the command line."""
     if answered := answer(sys.argv):
         print(answered)
         return
-    overrides = sys.argv[1:] = complete(sys.argv[1:])
+    overrides = sys.argv[1:] = complete(ask_for_help(sys.argv[1:]))
     if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
         *words, begun = line.split(" ")
         with suppress(InputError):  # a list that is refused once the command is given
