@@ -2,14 +2,15 @@
 
 ``python -m bnrepro`` trains one run; ``+sweep``, short for ``+sweep=learning_rates``, is the main job; ``+show`` draws
 it again; ``+verify`` trains some of its runs again and compares; ``+benchmark`` measures how fast all of this is;
-``+claims`` lists what the paper claims, and what came of it; ``+reference`` makes what all of that rests on.
+``+claims`` lists what the paper claims, and what came of it; ``+report`` makes a page of that; ``+reference`` makes
+what all of that rests on.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from bnrepro.errors import InputError
 from bnrepro.explain import bad_input_in_one_line
 from bnrepro.interrupts import end_interrupted, stop_on_signals
 from bnrepro.narrowing import AROUND
-from bnrepro.settings import to_override
 from bnrepro.startup import VERSION_BASE, answer, begin
 
 if TYPE_CHECKING:
@@ -50,12 +50,11 @@ def command(composed: DictConfig) -> float | None:
         settled = settle(plain, HydraConfig.get(), print)
         settings = Settings.parse(settled)
         if settings.help is not None:
-            from bnrepro.manual import Manual
+            from bnrepro.help import Manual
 
-            manual = Manual(settled, HydraConfig.get().runtime.choices)
-            print(
-                manual.all(HydraConfig.get().help.template) if settings.help == "all" else manual.entry(settings.help)
-            )
+            only(settings.commands.values())
+            manual, template = Manual(settled, HydraConfig.get().runtime.choices), HydraConfig.get().help.template
+            print(manual.all(template) if settings.help == "all" else manual.entry(settings.help))
             return None
         check_sweeper(HydraConfig.get(), settings)
         try:
@@ -88,45 +87,48 @@ def check_sweeper(composed_hydra: Any, settings: Settings) -> None:
         raise InputError(f"hydra.sweeper.direction={direction.removeprefix('Direction.')}: {told}")
 
 
+def only(given: Iterable[str]) -> str:
+    """Return the command that is given, if any is.
+
+    Raises:
+        InputError: if more than one is.
+    """
+    one, *others = [*given] or [""]
+    if others:
+        raise InputError(f"{one}: not together with {others[0]}")
+    return one
+
+
 def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> float | None:
     """Do what the settings say, with the sweep of this name; return the validation accuracy of one run, if it has one.
 
     Raises:
         InputError: naming the key, its value and what is allowed, or what has no effect.
     """
+    one = only([*settings.commands.values(), *([f"sweep={choice}"] if choice else [])])
     if settings.reference.sweeps is not None:
-        others = {"claims": settings.claims or None, "benchmark": settings.benchmark, "sweep": choice}
-        for key, given in (others | {"verify.sweep": settings.verify.sweep}).items():
-            if given is not None:
-                raise InputError(
-                    f"reference.sweeps={to_override(settings.reference.sweeps)}: not together with {key}={given}"
-                )
-        ignored = {*settings.run, "verify", *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
+        ignored = {*settings.run, *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
         return None
     refuse(overrides, ["reference"], "only with +reference")
     if settings.claims:
-        others = {"benchmark": settings.benchmark, "sweep": choice, "verify.sweep": settings.verify.sweep}
-        for key, given in others.items():
-            if given is not None:
-                raise InputError(f"claims=true: not together with {key}={given}")
-        refuse(overrides, {*settings.run, *AROUND} - {"claims"}, "has no effect on claims=true")
+        refuse(overrides, {*settings.run, *AROUND} - {"claims"}, f"has no effect on {one}")
         commands.claims()
         return None
+    if settings.report:
+        refuse(overrides, {*settings.run, *AROUND} - {"report", "results_dir", "figures"}, f"has no effect on {one}")
+        refuse(overrides, ["figures.formats"], f"has no effect on {one}, whose figures are SVG")
+        commands.report(settings)
+        return None
     if settings.benchmark:
-        other = f"sweep={choice}" if choice else f"verify.sweep={settings.verify.sweep}"
-        if choice or settings.verify.sweep is not None:
-            raise InputError(f"benchmark={settings.benchmark}: not together with {other}")
         ignored = {*settings.run, "compute", "sweep", "figures", "verify"}
-        refuse(overrides, ignored, f"has no effect on benchmark={settings.benchmark}")
+        refuse(overrides, ignored, f"has no effect on {one}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
         return None
     if settings.verify.sweep is not None:
-        if choice is not None:
-            raise InputError(f"verify.sweep={settings.verify.sweep}: not together with sweep={choice}")
         ignored = {*settings.run, "sweep", "figures", "dataset.binarize"} - {"dataset"}
         refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
         commands.check(settings, settings.verify.sweep)

@@ -153,16 +153,9 @@ def _settings(overrides: Sequence[str]) -> Settings:
     if isinstance(overrides, str):
         raise InputError(f"overrides={overrides}: must be a list")
     settings = Settings.parse(compose(overrides))
-    others = {
-        "sweep.dry_run=true": settings.dry_run,
-        "sweep.show=true": settings.show,
-        f"verify.sweep={settings.verify.sweep}": settings.verify.sweep,
-        f"benchmark={settings.benchmark}": settings.benchmark,
-        "claims=true": settings.claims,
-    }
-    for override, given in others.items():
-        if given:
-            raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
+    others = {"sweep.dry_run=true": settings.dry_run, "sweep.show=true": settings.show}
+    for override in [*(each for each, given in others.items() if given), *settings.commands.values()]:
+        raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
     refuse(overrides, ["verify"], "only with +verify, on the command line")
     refuse(overrides, ["figures", "sweep.redraw"], "only on the command line, which draws")
     return settings

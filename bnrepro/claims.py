@@ -98,10 +98,14 @@ many findings meet the criterion, and of how many no part of the interval does. 
 the figure lies in their folder."""
 
 
-def ledger() -> pd.DataFrame:
-    """Return a row for each claim of the paper, in its order, and after these for each that is not the paper's own."""
+def ledger(verdicts: Path | None = None) -> pd.DataFrame:
+    """Return a row for each claim of the paper, in its order, and after these for each that is not the paper's own.
+
+    Args:
+        verdicts: where a folder for each sweep has what was found in its reference data; None for beside these.
+    """
     names = sorted(path.stem for path in places.CONF.glob("sweep/*.yaml"))
-    claimed = {claim.id: _row(name, claim) for name in names for claim in _claims(name)}
+    claimed = {claim.id: _row(name, claim, verdicts or places.REFERENCE) for name in names for claim in _claims(name)}
     untested = {
         each: {"id": each, "section": section, "claim": sentence, "verdict": answer, "of": reason}
         for each, (section, sentence, answer, reason) in UNTESTED.items()
@@ -117,20 +121,22 @@ def _claims(name: str) -> Sequence[Claim]:
     return experiment.claims if experiment else ()
 
 
-def _row(name: str, claim: Claim) -> dict[str, Any]:
+def _row(name: str, claim: Claim, verdicts: Path) -> dict[str, Any]:
     """Return the row of a claim of an experiment, with what its reference data say if there are any."""
     row = {"id": claim.id, "section": claim.section, "claim": claim.sentence, "criterion": claim.criterion}
     row |= {"paper": claim.paper, "verdict": NOT_RUN, "command": f"python -m bnrepro +sweep={name}"}
-    folder = places.REFERENCE / name
     with suppress(FileNotFoundError):
-        told = json.loads((folder / "verdict.json").read_text("utf-8"))
+        told = json.loads((verdicts / name / "verdict.json").read_text("utf-8"))
         for (verdict,) in (each["verdicts"] for each in told["claims"] if each["id"] == claim.id):
             findings = verdict["findings"]
             row["verdict"] = verdict["answer"]
             row |= {key: value for key, value in findings[0].items() if key in COLUMNS} if findings else {}
             held = Counter(finding["holds"] for finding in findings)
             row["held"] = f"holds in {held[True]} of {len(findings)} findings, fails in {held[False]}"
-            runs = pd.read_csv(folder / "runs.csv.xz", usecols=lambda c: c in ("dataset", "steps", "seed", "seconds"))
+            runs = pd.read_csv(
+                places.REFERENCE / name / "runs.csv.xz",
+                usecols=lambda c: c in ("dataset", "steps", "seed", "seconds"),
+            )
             data, (least, most) = ", ".join(sorted(set(runs["dataset"]))), (runs["steps"].min(), runs["steps"].max())
             steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
             time = describe(runs)["time"]
@@ -186,7 +192,9 @@ def to_markdown(rows: pd.DataFrame, folder: str, columns: Sequence[str]) -> str:
 
 
 def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> Iterator[Path]:
-    """Write the ledger into a checkout: as CSV, as a page of its own, and into README.md between its marks.
+    """Write the ledger into a checkout: as CSV, and as a page of its own.
+
+    What is of the abstract, or of Figure 1, also goes into README.md, between its marks.
 
     Args:
         rows: of the ledger.
@@ -201,7 +209,8 @@ def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> It
     before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if begin and end:
-        table = to_markdown(rows, "results/reference/", ["verdict", "estimate", "figure"])
+        headlines = rows[rows["section"].str.contains("Abstract|Figure 1")]
+        table = to_markdown(headlines, "results/reference/", ["verdict", "estimate", "figure"])
         texts[readme] = f"{before}{BEGIN}\n{count(rows)}\n\n{table}{END}{after}"
     for path, text in texts.items():
         with atomic_write(path) as partial:

@@ -169,6 +169,14 @@ def claims() -> None:
     _write_pages(rows)
 
 
+def report(settings: Settings) -> None:
+    """Make a page of all reference data, with the claims of the paper before them."""
+    from .presenting import relative
+    from .report import of_references
+
+    print(relative(of_references(settings.results_dir, settings.figures)))
+
+
 def _write_pages(rows: pd.DataFrame) -> None:
     """Write into the pages of a checkout what is made of all reference data."""
     from . import claims as room

@@ -47,6 +47,7 @@ MEANT = {
     "benchmark": ("full", ["benchmark={}"]),
     "reference": ("all", ["reference.sweeps=[{}]"]),
     "claims": ("true", ["claims={}"]),
+    "report": ("true", ["report={}"]),
     "help": ("all", ["help={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""

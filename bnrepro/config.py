@@ -511,6 +511,8 @@ class Settings:
     """The extent of the benchmark; None unless that is the command."""
     claims: bool
     """Whether to list the paper's claims, and train nothing."""
+    report: bool
+    """Whether to make a page of all reference data, and train nothing."""
     reference: Reference
     help: str | None
     """The name that is to be explained, or ``all``; None if that is not the question."""
@@ -538,9 +540,23 @@ class Settings:
             compute=_compute(composed.get("compute")),
             benchmark=_outer(composed, "benchmark", Literal["full", "quick"] | None),
             claims=_outer(composed, "claims", bool),
+            report=_outer(composed, "report", bool),
             reference=validated(Reference, composed.get("reference"), "reference"),
             help=_outer(composed, "help", str | None),
         )
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """Return the commands, beside training and sweeps, that these settings give: each key, and what was said."""
+        given = {
+            "help": self.help,
+            "reference.sweeps": self.reference.sweeps,
+            "claims": self.claims or None,
+            "report": self.report or None,
+            "benchmark": self.benchmark,
+            "verify.sweep": self.verify.sweep,
+        }
+        return {key: f"{key}={to_override(value)}" for key, value in given.items() if value is not None}
 
 
 def _outer(composed: Mapping[str, Any], key: str, kind: Any) -> Any:

@@ -12,9 +12,10 @@ import functools
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,9 +23,13 @@ import pandas as pd
 from . import places
 from .analysis import Estimate, levels
 from .api import headline
-from .presenting import HELD, spell
+from .config import Figures
+from .experiment import import_experiment
+from .presenting import HELD, present, spell
+from .reference import known, load_reference
 from .settings import to_override
 from .store import Results, hashable, is_setting
+from .sweeping import progress_bar
 
 FILE = "report.html"
 
@@ -52,6 +57,8 @@ class Part:
     """The reference data of this sweep, if there are any and these results are others."""
     reference_verdicts: dict[str, str] = field(default_factory=dict)
     """What the reference data say of each claim."""
+    standing: str = ""
+    """Whether these, if they are reference data, are those of the tree's code."""
 
     @property
     def question(self) -> str:
@@ -123,6 +130,11 @@ class Part:
             rows.append({"id": run["run_id"], "cells": [{"text": text, "key": key} for text, key in cells]})
         return rows
 
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """Return the test accuracy of each run at each step; reference data have it where it is analysed."""
+        return self.results.table("curves").reindex(columns=["run_id", "step", "test_accuracy"]).dropna()
+
     @property
     def data(self) -> Any:
         """Return what the linked view draws, as JSON that may stand in a page."""
@@ -133,7 +145,6 @@ class Part:
         numbers = {s: len(_levels(runs[s])) * all(isinstance(value, int | float) for value in runs[s]) for s in arms}
         x = max(numbers, key=lambda s: numbers[s], default=None)
         kinds = [s for s in numbers if s != x]
-        curves = self.results.table("curves").dropna(subset="test_accuracy")
         told: dict[str, Any] = {
             "values": {s: _levels(runs[s]) for s in settings},
             "x": x,
@@ -153,7 +164,7 @@ class Part:
                     [int(step), round(float(accuracy), 4)]
                     for step, accuracy in zip(c["step"], c["test_accuracy"], strict=True)
                 ]
-                for run_id, c in curves.groupby("run_id")
+                for run_id, c in self.curves.groupby("run_id")
             },
         }
         return Markup(json.dumps(told, separators=(",", ":")).replace("<", "\\u003c"))
@@ -165,6 +176,8 @@ class Part:
         found = [(name, _several(runs[name])) for name in FROM if name in runs and runs[name].notna().any()]
         if "finished" in runs and runs["finished"].notna().any():
             found.insert(0, ("finished", _several(runs["finished"].dropna().str[:10].sort_values())))
+        if self.standing:
+            found.insert(0, ("reference data", self.standing))
         return (
             [*found, ("seconds of training, in all", f"{runs['seconds'].sum():,.0f}")] if "seconds" in runs else found
         )
@@ -191,8 +204,6 @@ def page_of(name: str, command: str, results: Results, expected: int, paths: Seq
         paths: the files that show it.
         folder: for the page.
     """
-    from .reference import known, load_reference
-
     there, verdicts = None, dict[str, str]()
     if name in known():
         there = load_reference(name)
@@ -212,11 +223,61 @@ def page_of(name: str, command: str, results: Results, expected: int, paths: Seq
     return write(folder / FILE, name, [part])
 
 
-def write(path: Path, title: str, parts: Sequence[Part]) -> Path:
-    """Write a page of some sweeps, and return its path."""
+def of_references(folder: Path, figures: Figures) -> Path:
+    """Write a page of all reference data, with the claims of the paper before them, and return its path.
+
+    Args:
+        folder: for the page.
+        figures: how figures are drawn; as SVG, whatever formats are said.
+    """
+    from .claims import count, ledger, spell_row
+    from .stale import command, standings
+    from .stale import spell as spell_standing
+
+    parts, found = [], standings()
+    with TemporaryDirectory(prefix="bnrepro-report-") as drawn, progress_bar(len(found), "sweep") as bar:
+        for name, standing in found.items():
+            bar.set_postfix_str(name)
+            results, experiment = load_reference(name), import_experiment(name)
+            assert experiment
+            shown = replace(figures, formats=["svg"])
+            _, paths = present(experiment, results, Path(drawn, name), shown, expected=len(results.runs))
+            parts.append(
+                Part(
+                    name=name,
+                    command=command(name),
+                    results=results,
+                    expected=len(results.runs),
+                    paths=paths,
+                    standing=spell_standing(name, standing),
+                )
+            )
+            bar.update()
+        rows = ledger(Path(drawn))
+        claims = [
+            dict(row, estimate=spell_row(row), sweep=row["figure"].partition("/")[0]) for _, row in rows.iterrows()
+        ]
+        return write(folder / FILE, "Batch normalization: claims and reference data", parts, claims, count(rows))
+
+
+def write(
+    path: Path, title: str, parts: Sequence[Part], claims: Sequence[Mapping[str, Any]] = (), counted: str = ""
+) -> Path:
+    """Write a page of some sweeps, and return its path.
+
+    Args:
+        path: of the page.
+        title: of the page.
+        parts: a sweep each.
+        claims: rows of the ledger that stands before them.
+        counted: how many of the claims have each verdict.
+    """
     from .figures import atomic_write
 
-    text = _template().render(title=title, made_by=f"bnrepro {places.VERSION}", parts=parts, scripts=_scripts())
+    made_by = f"bnrepro {places.VERSION}"
+    text = _template().render(
+        title=title, made_by=made_by, parts=parts, claims=claims, counted=counted, scripts=_scripts()
+    )
     with atomic_write(path) as partial:
         partial.write_text(text, "utf-8", newline="\n")
     return path

@@ -92,6 +92,10 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
             "claims=true: only on the command line, python -m bnrepro claims=true",
         ),
         (
+            lambda: api.train(["+reference=batch_size"]),
+            r'reference.sweeps=\["batch_size"\]: only on the command line, python -m bnrepro reference.sweeps=',
+        ),
+        (
             lambda: api.train(["+benchmark"]),
             "benchmark=full: only on the command line, python -m bnrepro benchmark=full",
         ),

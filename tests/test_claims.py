@@ -23,7 +23,7 @@ FINDING = {"of": "accuracy at 0.1", "value": 0.93, "low": 0.92, "high": None, "n
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with an experiment, ``mine``, that claims A2; it has no reference data yet."""
     path = write_experiment(tmp_path)
-    path.write_text(path.read_text().replace('id="+mine"', 'id="A2"'))
+    path.write_text(path.read_text().replace('id="+mine"', 'id="A2"').replace("Section 0", "Abstract"))
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
     (tmp_path / "conf" / "sweep" / "mine.yaml").touch()
     monkeypatch.setattr(places, "CONF", tmp_path / "conf")
@@ -54,7 +54,7 @@ def test_a_claim_has_what_was_found_in_the_reference_data(mine: Path) -> None:
     find(mine, FINDING, FINDING | {"holds": None})
     row = row_of("A2")
     assert row == row | {
-        "section": "Section 0",
+        "section": "Abstract",
         "claim": "It learns.",
         "verdict": "reproduces",
         "of": "accuracy at 0.1",
@@ -109,9 +109,7 @@ def test_the_ledger_is_written_into_the_files_of_a_checkout(mine: Path) -> None:
     assert written == [reference / "claims.csv", reference / "claims.md", mine / "README.md"]
     header, first, *_ = (reference / "claims.csv").read_text().splitlines()
     assert header == ",".join(COLUMNS)
-    begin = (
-        'A2,Section 0,It learns.,reproduces,a|b,0.93,0.92,,3,1,"holds in 1 of 1 findings, fails in 0",It ends at 50%'
-    )
+    begin = 'A2,Abstract,It learns.,reproduces,a|b,0.93,0.92,,3,1,"holds in 1 of 1 findings, fails in 0",It ends at 50%'
     assert first.startswith(begin)
     page, readme = (path.read_text("utf-8") for path in written[1:])
     for text, link in ((page, "](mine/mine.png) |"), (readme, "](results/reference/mine/mine.png) |")):

@@ -32,6 +32,7 @@ from bnrepro.startup import VERSION_BASE
         ("+claims", ["claims=true"]),
         ("+help=model.norm", ["help=model.norm"]),
         ("sweep.more=[]", ["++sweep.more=[]"]),
+        ("+report", ["report=true"]),
         ("sweep", ["sweep"]),  # which Hydra refuses
         ("++sweep.grid.seed=[0]", ["++sweep.grid.seed=[0]"]),
         ("+sweep/scale=mnist", ["+sweep/scale=mnist"]),

@@ -221,19 +221,6 @@ def test_cfg_job_prints_the_settings_and_trains_nothing(call: Callable[..., Ende
     assert files(here) == []
 
 
-def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], here: Path) -> None:
-    ended = call("--help")
-    assert (ended.status, ended.err) == (0, "")
-    for part in (
-        "python -m bnrepro +sweep ",
-        "sweep: accelerating, batch_size, covariate_shift, depth, ",
-        "adagrad",
-        "batch_size: 60",
-    ):
-        assert part in ended.out
-    assert files(here) == []
-
-
 @pytest.mark.usefixtures("blank_figures")
 def test_with_multirun_a_list_is_a_job_for_each_value(call: Callable[..., Ended], trained: list[str]) -> None:
     ended = call("--multirun", "+sweep", *SMALL, "model.activation=tanh,relu", "model.norm=batch")

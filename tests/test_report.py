@@ -15,6 +15,7 @@ from made_up import MINE, an_outcome, runs_of, write_experiment
 from bnrepro import report
 from bnrepro.config import Figures, RunConfig
 from bnrepro.experiment import import_experiment
+from bnrepro.places import REFERENCE
 from bnrepro.presenting import present, show
 from bnrepro.store import Results, Store
 
@@ -132,6 +133,26 @@ def test_an_experiment_of_the_user_s_has_a_page_and_a_png_will_do(
     assert "<p>Does it learn?</p>" in text
     assert '<img alt="mine" src="data:image/png;base64,' in text
     assert "What differs from" not in text
+
+
+def test_one_page_has_all_reference_data_and_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("growing_rate", "batch_size"):
+        shutil.copytree(REFERENCE / name, tmp_path / "reference" / name)
+    monkeypatch.setattr("bnrepro.places.REFERENCE", tmp_path / "reference")
+    page = report.of_references(tmp_path / "out", Figures(width=3.3, style=None, formats=["pdf"]))
+    assert page == tmp_path / "out" / report.FILE
+    text = page.read_text("utf-8")
+    assert re.findall(r'<article id="(\w+)"', text) == ["batch_size", "growing_rate"]
+    assert re.findall(r'<a href="#(\w+)">\1</a>: ', text) == ["batch_size", "growing_rate"]
+    assert [len(re.findall(f'<title id="{name}_', text)) for name in ("batch_size", "growing_rate")] == [1, 1]
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>.*?</td><td>([^<]*)</td>', text))
+    told = json.loads((REFERENCE / "growing_rate" / "verdict.json").read_text("utf-8"))["claims"]
+    for claim in told:
+        assert rows[claim["id"]] == claim["verdicts"][0]["answer"]
+    assert rows["A2"] == "not run"
+    assert '<tr><th scope="row">reference data</th><td class="text">reference/growing_rate is ' in text
+    assert "<code>python -m bnrepro +sweep=growing_rate dataset=mnist</code>" in text
+    assert "these data have no curves of accuracy" in text
 
 
 # In a real browser

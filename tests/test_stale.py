@@ -319,7 +319,7 @@ def test_a_sweep_that_can_not_be_trained_is_told_and_the_others_go_on(
         (["+reference", "train.steps=3"], r"train\.steps=3: has no effect on \+reference"),
         (["+reference", "sweep.force=true"], r"sweep\.force=true: has no effect on \+reference"),
         (["+reference", "+sweep"], r"reference\.sweeps=\[\"all\"\]: not together with sweep=learning_rates"),
-        (["+reference", "+claims"], r"reference\.sweeps=\[\"all\"\]: not together with claims=True"),
+        (["+reference", "+claims"], r"reference\.sweeps=\[\"all\"\]: not together with claims=true"),
         (["+sweep", "reference.root=F"], r"reference\.root=F: only with \+reference"),
     ],
 )

@@ -91,7 +91,7 @@ def test_the_wheel_has_every_module_option_and_table(wheel: Path) -> None:
     assert there - reference == here
     assert {name.partition("/")[2] for name in reference} == {
         path.relative_to(ROOT / "results").as_posix()
-        for pattern in ("*/*.csv.xz", "*/verified.csv")
+        for pattern in ("*/*.csv.xz", "*/verified.csv", "*/verdict.json")
         for path in (ROOT / "results" / "reference").glob(pattern)
     } | {"reference/README.md"}
 
@@ -99,7 +99,8 @@ def test_the_wheel_has_every_module_option_and_table(wheel: Path) -> None:
 def test_sweeps_train_and_draw(run: Run) -> None:
     lines = run(["bnrepro", "+sweep", *SHORT, "sweep.grid.model.activation=[mine.Mine,relu]"])
     assert lines[0].startswith("learning_rates: 32 runs, 0 found finished in ")
-    assert [(run.folder / line).name for line in lines if line.endswith(".png")] == ["accuracy.png", "convergence.png"]
+    figures = [(run.folder / line).name for line in lines if line.endswith(".png")]
+    assert figures == ["accuracy.png", "convergence.png", "usable.png"]
     lines = run(["python", "-m", "bnrepro", "+sweep=implementation_mistakes", *SHORT])
     assert lines[0].startswith("implementation_mistakes: 18 runs, 0 found finished in ")
     (figure,) = (run.folder / line for line in lines if line.endswith(".png"))

@@ -70,6 +70,8 @@ async function show(article) {
   const last = accuracies.reduce((found, [step]) => Math.max(found, step), 1);
   const width = Math.max(260, Math.min(900, place.clientWidth - 260));
   const drawn = specification(width, getComputedStyle(document.body).color, least, last);
+  const curved = Object.values(data.curves).some((curve) => curve.length > 0);
+  if (!curved) drawn.vconcat.pop();
   const {view} = await vegaEmbed(place, drawn, {actions: false, renderer: "svg"});
 
   function shown(run) {
@@ -94,7 +96,9 @@ async function show(article) {
     }));
     const curves = kept.filter((run) => chosen.picked.has(run.id)).flatMap((run) =>
       data.curves[run.id].map(([step, accuracy]) => ({...look(run, accuracy), text: accuracy, step})));
-    view.data("runs", points).data("curves", curves).resize().run();
+    view.data("runs", points);
+    if (curved) view.data("curves", curves);
+    view.resize().run();
     for (const run of data.runs) {
       rows.get(run.id).hidden = !shown(run);
       rows.get(run.id).querySelector("input").checked = chosen.picked.has(run.id);
@@ -151,6 +155,14 @@ for (const button of document.querySelectorAll("button.copy")) {
     button.textContent = "copied";
   });
 }
-for (const article of document.querySelectorAll("article")) {
-  if (article.querySelector("script.data")) show(article);
-}
+// Of several sweeps, what is far from the window is drawn when it comes near: there may be thousands of runs.
+const near = new IntersectionObserver((entries) => {
+  for (const {isIntersecting, target} of entries) {
+    if (!isIntersecting) continue;
+    near.unobserve(target);
+    show(target.closest("article"));
+  }
+}, {rootMargin: "100%"});
+const views = document.querySelectorAll("article .view");
+if (views.length === 1) show(views[0].closest("article"));
+else views.forEach((view) => near.observe(view));

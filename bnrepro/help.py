@@ -118,7 +118,7 @@ def _spelled(schema: Mapping[str, Any]) -> str:
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     ends = ((sign, schema.get(key, 2**63)) for key, sign in signs.items())
     bounds = [f"{sign} {end:,.12g}" for sign, end in ends if abs(end) < 2**63]
-    name = {"string": "text", "boolean": "true or false"}.get(schema["type"], schema["type"])
+    name = {"string": "text", "boolean": "true or false", "object": "settings"}.get(schema["type"], schema["type"])
     return " ".join([name, " and ".join(bounds)]).strip()
 
 
@@ -129,13 +129,13 @@ def another(found: Declared, now: object, names: Iterable[str] = ()) -> object:
     values = [*names, *(value for schema in schemas for value in schema.get("enum", ()))]
     capitals = found.key.rpartition(".")[2].upper()
     if isinstance(now, list):
-        numbers = [value for value in now[-1:] if not isinstance(value, str)]
-        values = [*([*now, value] for value in values if value not in now), [*now, *numbers] if numbers else [capitals]]
+        longer = [*now, now[-1]] if now and not isinstance(now[-1], str) else None
+        values = [*([*now, value] for value in values if value not in now), longer, [capitals], now[:1]]
     elif isinstance(now, bool):
         values += [not now]
     elif isinstance(now, int | float):
         values += [now // 2 if isinstance(now, int) else now / 2, 2 * abs(now)]
-    for value in (*values, 0.1, 5, True, capitals):
+    for value in (*values, 0.1, 5, True, capitals, None):
         with suppress(InputError):
             if validated_value(found.annotated, value, found.key) != now:
                 return value
@@ -149,7 +149,9 @@ def _line(left: str, right: str, width: int = LEFT) -> str:
     """Write what is explained, and what it is beside it, or below where the first is long."""
     begin = textwrap.fill(left, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
     begin = begin.ljust(width) if len(begin) < width - 1 else f"{begin}\n{' ' * width}"
-    told = textwrap.fill(right, WIDTH - width, break_long_words=False, break_on_hyphens=False)
+    told = right  # a command, to be pasted
+    if not right.startswith("python "):
+        told = textwrap.fill(right, WIDTH - width, break_long_words=False, break_on_hyphens=False)
     return (begin + told.replace("\n", f"\n{' ' * width}")).rstrip()
 
 
@@ -183,7 +185,7 @@ class Manual:
         self.declared = {found.key: found for found in (*declared_settings(), *settings_around())}
         for group, names in CLASSES.items():
             chosen = find(composed, (group, "name"))
-            for name in (*names, *([] if chosen is ABSENT else [str(chosen)])):
+            for name in (*reversed([*names]), *([] if chosen is ABSENT else [str(chosen)])):
                 self.declared |= {found.key: found for found in settings_of(group, name)}
 
     # What --help prints
@@ -215,9 +217,10 @@ class Manual:
         if group not in CLASSES:
             told = comments(places.CONF / "config.yaml")
             return told.get(key, told.get(group, ""))  # of the grid, there is none before a sweep adds it
-        files = (places.option_file(group, option) for option in (str(self.choices.get(group)), *self.options[group]))
-        if told := next(filter(None, (comments(file).get(rest) for file in files if file)), ""):
-            return told
+        for option in (str(self.choices.get(group)), *self.options[group]):
+            file = places.option_file(group, option)
+            if file and (behind := comments(file).get(rest)):
+                return behind
         owner = self.declared[key].owner if key in self.declared else None
         argument = re.search(rf"^ +{key.rpartition('.')[2]}: (.+)$", (owner and owner.__doc__) or "", re.MULTILINE)
         return argument[1] if argument else ""
