@@ -678,7 +678,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("validated_value(found.annotated, value, found.key) != now", "True", "test_help.py another_value"),
         M('(f".{name}", f"/{name}")', '(f".{name}",)', "test_help.py an_entry_tells"),
         M("and each.owner is thing", "and each.owner", "test_help.py an_entry_tells"),
-        M("(str(self.choices.get(group)), *self", "(*self", "test_help.py of_the_option_that_is_chosen"),
+        M("(str(self.choices.get(group)), *self", '("mlp", *self', "test_help.py of_the_option_that_is_chosen"),
     ],
     "bnrepro/interrupts.py": [
         M("sys.exit(128 + ", "sys.exit(1 + ", "test_interrupts.py"),
