@@ -99,6 +99,7 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
             lambda: api.train(["+benchmark"]),
             "benchmark=full: only on the command line, python -m bnrepro benchmark=full",
         ),
+        (lambda: api.train(["+help=lr"]), "help=lr: only on the command line, python -m bnrepro help=lr$"),
         (lambda: api.train(["+verify"]), "verify.sweep=learning_rates: only on the command line"),
         (lambda: api.train("seed=1"), "overrides=seed=1: must be a list"),
         (lambda: api.sweep("foo"), "sweep=foo: must be one of accelerating, batch_size, covariate_shift, "),

@@ -20,7 +20,7 @@ from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.experiment import PREDICTIONS, TABLE_OF, Experiment, import_experiment
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
-from bnrepro.presenting import present
+from bnrepro.presenting import WIDTH, present
 from bnrepro.reference import known, load_reference
 from bnrepro.settings import flatten
 from bnrepro.store import MEASURED, Results
@@ -236,7 +236,8 @@ def test_the_same_results_make_the_same_bytes(name: str, tmp_path: Path) -> None
 def test_the_committed_tables_and_verdict_are_those_of_the_committed_data(name: str, tmp_path: Path) -> None:
     results = load_reference(name)
     shown = dataclasses.replace(experiment(name), draw=lambda tables: {})
-    present(shown, results, tmp_path, PNG, expected=len(results.runs))
+    told = present(shown, results, tmp_path, PNG, expected=len(results.runs)).told
+    assert max(map(len, told.splitlines())) <= WIDTH
     written = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir() if path.is_file()}
     assert "verdict.json" in written
     for file, text in written.items():
