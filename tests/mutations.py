@@ -602,7 +602,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M('if "digest" not in stored.runs', "if not name", "test_stale.py without_digests"),
     ],
     "bnrepro/figures.py": [
-        M("1000 * curve[", "1e9 * curve[", "test_figures.py some_ticks"),
+        M("1000 * curve[", "1e15 * curve[", "test_figures.py some_ticks"),
         M(
             'crosses(ax, [run["diverged_at"]] if diverged else [], style(norm))',
             "pass",

@@ -106,6 +106,7 @@ BAD: list[tuple[str, str, Callable[[Path], None]]] = [
     ("+sweep +sweep.grid.model.norm.foo=[1]", r".sweep.grid.model.norm.foo=\[1\]: .* is a list, which", nothing),
     ("+sweep sweep.grd.seed=[1]", r"sweep.grd.seed=\[1\]: no such key; .*, grid; did you mean seed\?$", nothing),
     ("grid.seed=[1]", r"grid.seed=\[1\]: no such key; .* did you mean seed\?$", nothing),
+    ("foo.name=x", r"foo.name=x: no such key; known are hydra, [^?]*$", nothing),  # so many end in that
     ("lr=0.1", r"lr=0.1: no such key; .*; did you mean optimizer.lr\?$", nothing),
     ("model.activaton=relu", r"model.activaton=relu: no such key; .*; did you mean model.activation\?$", nothing),
     ("optimizer.momentum=0.9", "optimizer.momentum=0.9: .*; with optimizer=momentum there is one$", nothing),
