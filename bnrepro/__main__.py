@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 
 @hydra.main(config_path=str(places.CONF), config_name="config", **VERSION_BASE)
-def command(composed: DictConfig) -> None:
-    """Do what the settings say: one run, a sweep, the verification of one, the benchmark, or the list of claims."""
+def command(composed: DictConfig) -> float | None:
+    """Do what the settings say: one run, a sweep, the verification of one, the benchmark, or the list of claims.
+
+    Returns:
+        The validation accuracy of one run, by which sweepers of Hydra choose that choose; None where there is none.
+    """
     from bnrepro.config import Settings
 
     overrides = typed(given_to(HydraConfig.get()))
@@ -43,58 +47,101 @@ def command(composed: DictConfig) -> None:
     with bad_input_in_one_line(overrides):  # here too, since Hydra would print a line of its own
         places.use(HydraConfig.get().runtime)
         plain: Any = OmegaConf.to_container(composed, resolve=True)
-        settings = Settings.parse(settle(plain, HydraConfig.get(), print))
+        settled = settle(plain, HydraConfig.get(), print)
+        settings = Settings.parse(settled)
+        if settings.help is not None:
+            from bnrepro.help import Manual
+
+            only(settings.commands.values())
+            manual, template = Manual(settled, HydraConfig.get().runtime.choices), HydraConfig.get().help.template
+            print(manual.all(template) if settings.help == "all" else manual.entry(settings.help))
+            return None
+        check_sweeper(HydraConfig.get(), settings)
         try:
-            do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
+            return do(settings, HydraConfig.get().runtime.choices["sweep"], overrides)
         except commands.TrainingFailed:
             if HydraConfig.get().mode == RunMode.RUN:  # else more jobs may follow
                 sys.exit(1)
             raise
 
 
-def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None:
-    """Do what the settings say, with the sweep of this name."""
-    one, *others = [*settings.commands.values(), *([f"sweep={choice}"] if choice else [])] or [""]
+def check_sweeper(composed_hydra: Any, settings: Settings) -> None:
+    """Refuse a sweeper of Hydra that chooses by what its jobs return, unless that is a validation accuracy to maximize.
+
+    Raises:
+        InputError: naming the setting and what is allowed.
+    """
+    choices, name = composed_hydra.runtime.choices, "hydra/sweeper"
+    given = f"{name}={choices[name]}"
+    if choices[name] == "basic":
+        return
+    if composed_hydra.mode == RunMode.RUN:
+        raise InputError(f"{given}: only with --multirun")
+    if choices["sweep"] is not None or settings.verify.sweep is not None:
+        raise InputError(f"{given}: only with single runs, since it chooses by the accuracy of each")
+    if not settings.run["dataset"].get("validation"):
+        told = f"must be greater than 0 with {given}, which chooses by the accuracy on images held out from training"
+        raise InputError(f"dataset.validation=0: {told}")
+    if "minimize" in (direction := str(composed_hydra.sweeper.get("direction"))):
+        told = "must be maximize, since runs are chosen by their accuracy"
+        raise InputError(f"hydra.sweeper.direction={direction.removeprefix('Direction.')}: {told}")
+
+
+def only(given: Iterable[str]) -> str:
+    """Return the command that is given, if any is.
+
+    Raises:
+        InputError: if more than one is.
+    """
+    one, *others = [*given] or [""]
     if others:
         raise InputError(f"{one}: not together with {others[0]}")
+    return one
+
+
+def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> float | None:
+    """Do what the settings say, with the sweep of this name; return the validation accuracy of one run, if it has one.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed, or what has no effect.
+    """
+    one = only([*settings.commands.values(), *([f"sweep={choice}"] if choice else [])])
     if settings.runs.store is not None:
         refuse(overrides, {*settings.run, *AROUND} - {"runs", "results_dir"}, "has no effect on +runs")
         commands.runs(settings, overrides)
-        return
+        return None
     refuse(overrides, ["runs"], "only with +runs")
     if settings.reference.sweeps is not None:
         ignored = {*settings.run, *(f"sweep.{each}" for each in ("force", "show", "redraw", "note"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
-        return
+        return None
     refuse(overrides, ["reference"], "only with +reference")
     if settings.claims:
         refuse(overrides, {*settings.run, *AROUND} - {"claims"}, f"has no effect on {one}")
         commands.claims()
-        return
+        return None
     if settings.report:
         refuse(overrides, {*settings.run, *AROUND} - {"report", "results_dir", "figures"}, f"has no effect on {one}")
         refuse(overrides, ["figures.formats"], f"has no effect on {one}, whose figures are SVG")
         commands.report(settings)
-        return
+        return None
     if settings.benchmark:
         ignored = {*settings.run, "compute", "sweep", "figures", "verify"}
         refuse(overrides, ignored, f"has no effect on {one}")
         from bnrepro.benchmark import benchmark
 
         benchmark(settings)
-        return
+        return None
     if settings.verify.sweep is not None:
         ignored = {*settings.run, "sweep", "figures", "dataset.binarize"} - {"dataset"}
         refuse(overrides, ignored, "has no effect on +verify, which trains runs as they are stored")
         commands.check(settings, settings.verify.sweep)
-        return
+        return None
     refuse(overrides, ["verify"], "only with +verify")
     if not (settings.grids or settings.dry_run or settings.force or settings.show or settings.redraw or choice):
-        refuse(overrides, ["figures"], "has no effect on a single run, of which none is drawn")
         refuse(overrides, ["sweep.note"], "only with a sweep")
-        commands.one_run(settings, overrides)
-        return
+        return commands.one_run(settings, overrides)
     if choice is None:  # a scale without a sweep, or sweep.dry_run
         raise InputError(f"sweep=null: must be one of {', '.join(options('sweep'))}")
     if not settings.grids:
@@ -103,6 +150,14 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> None
         commands.show(settings, choice, [o for o in overrides if not o.startswith(("sweep=", "sweep.show="))])
     else:
         commands.sweep(settings, choice, overrides)
+    return None
+
+
+def ask_for_help(arguments: Sequence[str]) -> list[str]:
+    """Write ``--help`` as ``+help``, in a single job: Hydra would print settings without what they mean."""
+    if not {"--help", "-h"} & {*arguments}:
+        return [*arguments]
+    return [*(each for each in arguments if each not in ("--help", "-h", "--multirun", "-m")), "+help"]
 
 
 @begin()
@@ -111,7 +166,7 @@ def main() -> None:
     if answered := answer(sys.argv):
         print(answered)
         return
-    overrides = sys.argv[1:] = complete(sys.argv[1:])
+    overrides = sys.argv[1:] = complete(ask_for_help(sys.argv[1:]))
     if line := os.environ.get("COMP_LINE"):  # what a shell asks to complete: so far, and the word that is begun
         *words, begun = line.split(" ")
         with suppress(InputError):  # a list that is refused once the command is given

@@ -151,7 +151,7 @@ def spell_row(row: pd.Series) -> str:
     value, low, high, n, bound = row[[*Estimate._fields]]
     found = [row["of"]] if row["of"] else []
     if not math.isnan(value):
-        found = [f"{row['of']}: {spell(Estimate(value, low, high, int(n), int(bound)))}"]
+        found = [f"{row['of']}: {spell(Estimate(value, low, high, int(n), int(bound)), row['of'])}"]
     if row["held"] and " of 1 " not in row["held"]:
         found.append(row["held"])
     return "; ".join(found)

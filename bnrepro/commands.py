@@ -31,18 +31,27 @@ class TrainingFailed(Exception):
     """Runs failed, or were not verified, as was reported; the jobs of ``--multirun`` that come after still train."""
 
 
-def one_run(settings: Settings, overrides: Sequence[str]) -> None:
-    """Train one run with live progress, unless it is stored; then say how it ended and where it is."""
+def one_run(settings: Settings, overrides: Sequence[str]) -> float | None:
+    """Train one run with live progress, unless it is stored; then say how it ended and where it is, and draw it.
+
+    Returns:
+        The validation accuracy, the lowest there is if the run diverged; None if no images are held out.
+    """
     from .api import runs_of, train_one
 
     (run,) = runs_of(settings, overrides)
+    if settings.figures.style:  # else what draws is imported once the run has ended
+        from .presenting import check_look
+
+        check_look(settings.figures)
     try:
         store, found = train_one(run, settings.results_dir, sys.stdout)
     except KeyboardInterrupt as stop:
         end_interrupted(stop, "the run is not stored; the same command trains it from its first step")
     if found:
         print(f"found finished in {store.path}")
-    (row,) = store.load([run]).runs.to_dict("records")
+    results = store.load([run])
+    (row,) = results.runs.to_dict("records")
     ending = {
         "done": f"test accuracy {row['test_accuracy']:.4f}",
         "diverged": f"at step {row['diverged_at']:.0f}",
@@ -51,6 +60,14 @@ def one_run(settings: Settings, overrides: Sequence[str]) -> None:
     print(f"run {run.run_id}: {row['status']}, {ending[row['status']]}; stored in {store.path}")
     if row["status"] == "failed":
         raise TrainingFailed
+    from . import presenting
+    from .analysis import DIVERGED_ACCURACY
+
+    for path in presenting.draw_run(results, store.path.parent, settings.figures):
+        print(presenting.relative(path))
+    if not settings.run["dataset"].get("validation"):
+        return None
+    return DIVERGED_ACCURACY if row["status"] == "diverged" else float(row["validation_accuracy"])
 
 
 def sweep(settings: Settings, name: str, overrides: Sequence[str], reference_by: Sequence[str] = ()) -> None:

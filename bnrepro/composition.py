@@ -5,11 +5,12 @@ Nothing here knows what the settings mean.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, cast
 
 import hydra
@@ -24,7 +25,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from . import places
 from .errors import InputError
-from .narrowing import AROUND, MOST_RUNS, Given, Keys, find, leaves, narrow
+from .narrowing import ABSENT, AROUND, MOST_RUNS, Given, Keys, find, leaves, narrow
 from .startup import VERSION_BASE
 
 MAIN_JOB = "learning_rates"
@@ -33,6 +34,9 @@ GRID, MORE, REFINE = ("sweep", "grid"), ("sweep", "more"), ("sweep", "refine")
 
 LISTS = "sweep.lists"
 """The setting that holds overrides by lists of values, as the user wrote them."""
+
+MOST_NEAR = 3
+"""Settings of which at most a message asks whether they are meant."""
 
 Tell: TypeAlias = Callable[[str], object]
 
@@ -45,10 +49,11 @@ MEANT = {
     "claims": ("true", ["claims={}"]),
     "report": ("true", ["report={}"]),
     "runs": ("all", ["runs.store={}"]),
+    "help": ("all", ["help={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""
 
-OPEN = ("sweep.grid.", "model.norm_options.", "model.norm_options=")
+OPEN = ("sweep.grid.", "sweep.more=", "model.norm_options.", "model.norm_options=")
 """The beginnings of overrides that may add keys without Hydra's ``+``."""
 
 TEXT, TEXTS = ("sweep.note", "runs.merge", "runs.export"), ("runs.where", "runs.compare")
@@ -207,6 +212,9 @@ def settle(settings: dict[str, Any], composed_hydra: Any, tell: Tell) -> dict[st
         return settings
     sweep = settings["sweep"]
     lists = sweep.pop("lists") if any(o.startswith(f"++{LISTS}=['") for o in task) else []
+    for override in overrides:
+        for path, _ in leaves(override.value(), _path(override)) if _path(override)[:2] == GRID else ():
+            _check_axis(settings, path[2:], _text(override))
     grid, more = sweep.get("grid"), sweep.get("more", [])
     if not (isinstance(grid, dict) and isinstance(more, list) and all(isinstance(each, dict) for each in more)):
         return settings
@@ -225,6 +233,17 @@ def settle(settings: dict[str, Any], composed_hydra: Any, tell: Tell) -> dict[st
     for line in told:
         tell(line)
     return settings
+
+
+def _check_axis(settings: Mapping[str, Any], axis: Keys, text: str) -> None:
+    """Refuse an axis of a grid that no run has as a setting, as far as that is known without a class of the user's."""
+    known: Any = {key: value for key, value in settings.items() if key not in AROUND}
+    for key in axis:
+        if not isinstance(known, Mapping) or "name" in known:
+            return
+        if key not in known:
+            raise InputError(f"{text}: no such key; known are {', '.join(known)}{_nearest('.'.join(axis))}")
+        known = known[key]
 
 
 def _left_unrefined(sweep: dict[str, Any], given: Mapping[Keys, str], overrides: Sequence[Override]) -> Iterator[str]:
@@ -376,9 +395,12 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         known, given = ", ".join(map(str, cause.parent_node)) or "none", _giving(str(cause.full_key), overrides)
         own = f"; +{given} if it is a field of a class of your own" if "name" in cause.parent_node else ""
-        return f"{given}: no such key; known are {known}{own}"
+        key = given.lstrip("+~").partition("=")[0]
+        hint = _options_with(key) or own + _nearest(key)
+        return f"{given}: no such key; known are {known}{hint}"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return f"{error} ({cause})" if isinstance(cause, OmegaConfBaseException) else str(error)
+        told = f"{error} ({cause})" if isinstance(cause, OmegaConfBaseException) else str(error)
+        return _not_composed(overrides, error) if "is not an int" in told else _plainer(told, overrides)
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}: line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, YAMLError):
@@ -388,6 +410,45 @@ def mistake(error: Exception, overrides: Sequence[str]) -> str | None:
     if isinstance(error, ValueError) and _is_raised_by_hydra(error):
         return _no_option(overrides) or _not_composed(overrides, error)
     return None
+
+
+def _options_with(key: str) -> str:
+    """Say which options of a group have a setting that the chosen one lacks."""
+    group, *path = key.split(".")
+    having = []
+    with _hydra_on_conf():
+        for option in options(group) if path and group != "sweep" else ():
+            with suppress(Exception):  # whatever is wrong with that option
+                composed = _plain(hydra.compose("config", [f"{group}={option}"]))
+                having += [f"{group}={option}"] * (find(composed, (group, *path)) is not ABSENT)
+    return f"; with {' or '.join(having)} there is one" if having else ""
+
+
+def _nearest(key: str) -> str:
+    """Ask for the few settings whose dotted keys end as one that there is not, or are like it."""
+    with _hydra_on_conf():
+        keys = [".".join(path) for path, _ in leaves(_plain(hydra.compose("config")), ())]
+    near = [each for each in keys if each.split(".")[-1] == key.split(".")[-1]]
+    near = near if 0 < len(near) <= MOST_NEAR else difflib.get_close_matches(key, keys, MOST_NEAR, 0.8)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _plainer(told: str, overrides: Sequence[str]) -> str:
+    """Say of some mistakes what to write instead, which Hydra does not."""
+    twice = re.match(r"Could not append to config\..* at '(.+?)'\.|Multiple values for (\S+)\. To override", told)
+    absent = re.match(r"Could not delete from config\. '(.+)' does not exist", told)
+    axis = re.match(r"Error merging override \+*(sweep\.grid\S*?)=.*Cannot merge DictConfig with ListConfig", told)
+    for override in _parsed(overrides):
+        text, key = _text(override), override.key_or_group
+        if twice and key == (twice[1] or twice[2]) and override.is_add():
+            return f"{text}: there is one already, so without +: {text.lstrip('+')}"
+        if absent and key == absent[1] and override.is_delete():
+            return f"{text}: no such key{_nearest(key)}"
+        if axis and key == axis[1] == ".".join(GRID):
+            return f"{text}: must be settings, each with a list of values"
+        if axis and key == axis[1]:
+            return f"{text}: the sweep's grid has settings within {key}; ~{key}, given before it, takes these away"
+    return told
 
 
 def _file_being_read(error: Exception) -> str | None:

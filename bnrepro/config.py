@@ -175,11 +175,15 @@ RUN_KEYS = tuple(dict.fromkeys(f.top for f in FIELDS))
 
 
 class Declared(NamedTuple):
-    """A setting of a run, as its dataclass declares it."""
+    """A setting, as its dataclass declares it."""
 
     key: str
     setting: Setting
     kind: Any
+    annotated: Any
+    """The type, with what is allowed of it."""
+    owner: type | None
+    """The dataclass; None if the setting stands by itself."""
 
 
 def declared_settings() -> Iterator[Declared]:
@@ -195,7 +199,7 @@ def _declared(cls: type, prefix: str) -> Iterator[Declared]:
     for name, (setting, kind) in declarations(cls).items():
         key, bare = prefix + (setting.key or name), get_args(kind)[0] if get_origin(kind) is Annotated else kind
         if get_origin(bare) is Choice:
-            yield Declared(f"{key}.name", replace(setting, names=True), str)
+            yield Declared(f"{key}.name", replace(setting, names=True), str, str, None)
             for chosen in TABLES[name].entries.values():
                 yield from _declared(chosen, f"{key}.")
         elif setting.described_by:
@@ -207,7 +211,28 @@ def _declared(cls: type, prefix: str) -> Iterator[Declared]:
                 (d._replace(setting=replace(d.setting, per_run=True)) for d in inner) if setting.per_run else inner
             )
         else:
-            yield Declared(key, setting, bare)
+            yield Declared(key, setting, bare, kind, cls)
+
+
+def settings_of(group: str, name: str) -> Iterator[Declared]:
+    """Yield the settings of what is chosen in a group by a name, as ``mlp`` of ``model``.
+
+    Raises:
+        InputError: if there is no such thing.
+    """
+    cls = COMPUTES[name] if group == "compute" else TABLES[group].resolve(name, f"{group}.name")
+    yield from _declared(cls, f"{group}.")
+    yield from (found for found in declared_settings() if found.owner is Run and found.key.startswith(f"{group}."))
+
+
+def settings_around() -> Iterator[Declared]:
+    """Yield every setting of what is said around the runs, but for those of the places to compute."""
+    kinds = get_type_hints(Settings, include_extras=True) | {"sweep": _Sweep, "results_dir": str}
+    for key in AROUND:
+        if is_dataclass(kinds[key]):
+            yield from (found for found in _declared(kinds[key], f"{key}.") if key != "compute")
+        else:
+            yield Declared(key, Setting(identity=False), kinds[key], kinds[key], None)
 
 
 COLUMNS = {found.key: found.setting.column for found in declared_settings() if found.setting.column}
@@ -233,7 +258,7 @@ def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
         options = {name: value for name, value in options.items() if name not in below}
     (whole,) = (f for f in FIELDS if f.top == key and not f.below)
     if key in TABLES:
-        found[whole.name] = _choice(TABLES[key], options, key)
+        found[whole.name] = _choice(TABLES[key], options, key, [*below])
     elif is_dataclass(whole.kind):
         found[whole.name] = validated(cast(type, whole.kind), options, key)
     elif key not in settings:
@@ -247,13 +272,21 @@ def parse_part(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def _choice(table: Table[Any], options: object, key: str) -> Choice[Any]:
-    """Parse a choice from a group of settings with a ``name``; the rest are the fields of the dataclass so named."""
+def _choice(table: Table[Any], options: object, key: str, beside: Sequence[str]) -> Choice[Any]:
+    """Parse a choice from a group of settings with a ``name``; the rest are the fields of the dataclass so named.
+
+    Args:
+        table: of what the names stand for.
+        options: the group, without those of its settings that are fields of the run.
+        key: of the group.
+        beside: the names of these.
+    """
     if not isinstance(options, Mapping) or "name" not in options:
         raise InputError(f"{key}={to_override(options)}: must be a group of settings with a name")
     chosen = table.resolve(options["name"], f"{key}.name")
     own_name = any(f.name == "name" for f in fields(chosen))
     rest = {name: value for name, value in options.items() if name != "name" or own_name}
+    _check_keys(rest, [*beside, *(f.name for f in fields(chosen))], key)
     value = validated(chosen, rest, key)
     if isinstance(value, Files):
         value = value.pinned()
@@ -517,6 +550,8 @@ class Settings:
     runs: Runs
     note: str | None
     """The words that are stored with the runs that are trained."""
+    help: str | None
+    """The name that is to be explained, or ``all``; None if that is not the question."""
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> Settings:
@@ -545,12 +580,14 @@ class Settings:
             reference=validated(Reference, composed.get("reference"), "reference"),
             runs=validated(Runs, composed.get("runs"), "runs"),
             note=sweep.note,
+            help=_outer(composed, "help", str | None),
         )
 
     @property
     def commands(self) -> dict[str, str]:
         """Return the commands, beside training and sweeps, that these settings give: each key, and what was said."""
         given = {
+            "help": self.help,
             "runs.store": self.runs.store,
             "reference.sweeps": self.reference.sweeps,
             "claims": self.claims or None,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -28,14 +29,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.scale import FuncScale
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .analysis import levels, rows
 from .diagnostics import axis_label
 from .errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from .store import Results
 
 LOOK: Any = {
     "figure.dpi": 110,
@@ -340,6 +341,34 @@ def accuracy_against(
             ax.axhline(level, **REFERENCE)
         handles.append(Line2D([], [], label=f"usable: {level:.0%}", **REFERENCE))
     legend(figure, handles)
+    return figure
+
+
+def curve_of(results: Results) -> Figure:
+    """Draw loss and test accuracy of one run against steps, with a cross where it diverged."""
+    (run,) = results.runs.to_dict("records")
+    curve, diverged = results.table("curves").set_index("step"), run["status"] == "diverged"
+    norm = "none" if pd.isna(run["norm"]) else run["norm"]
+    figure, axes = panels(["", ""], (4.3, 3.0))
+    for ax, column in zip(axes, ("train_loss", "test_accuracy"), strict=True):
+        ax.plot(curve.index, curve[column], **style(norm) | {"marker": ".", "clip_on": False})
+        axis_of_steps(ax, run["diverged_at"] if diverged else curve.index.max(), logarithmic=False)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_ylabel(axis_label("run", column))
+        crosses(ax, [run["diverged_at"]] if diverged else [], style(norm))
+    axes[0].set_yscale("log")
+    if curve["train_loss"].max() < 1000 * curve["train_loss"].min():  # else its ticks are too many
+        axis_of_ratios(axes[0].yaxis)
+    axis_of_accuracy(axes[1], curve["test_accuracy"].max())
+    settings = [
+        run["dataset"],
+        activation_label(run["activation"]),
+        f"learning rate {run['lr']:g}",
+        f"seed {run['seed']}",
+    ]
+    ended = f"diverged at step {run['diverged_at']:.0f}" if diverged else f"test accuracy {run['test_accuracy']:.4f}"
+    title = f"run {run['run_id']} ({', '.join(each for each in settings if isinstance(each, str))}): {ended}"
+    legend(figure, arms([norm], marker="."), title)
     return figure
 
 

@@ -57,10 +57,19 @@ def use(runtime: Any) -> None:
     _option_folders[:] = dict.fromkeys(found)
     for group, option in runtime["choices"].items():
         if isinstance(option, str):
-            file = _only_one([folder / group / f"{option}.yaml" for folder in _option_folders])
+            file = option_file(group, option)
             if file and file.read_bytes().startswith(codecs.BOM_UTF8 + b"# @package"):
                 raise InputError(f"{file}: begins with a byte order mark, behind which Hydra does not see # @package")
     find_experiment(str(runtime["choices"].get("sweep")))
+
+
+def option_file(group: str, option: str) -> Path | None:
+    """Return the path ``GROUP/OPTION.yaml`` in the folders of options of the last command, or None.
+
+    Raises:
+        InputError: if there is more than one.
+    """
+    return _only_one([folder / group / f"{option}.yaml" for folder in _option_folders])
 
 
 def find_experiment(name: str) -> Path | None:

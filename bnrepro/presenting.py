@@ -7,7 +7,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -33,22 +33,31 @@ DIGITS = ".6g"
 
 MOST_DECIMALS = 6
 
+ACCURACY_DECIMALS = 4
+"""The decimals of every accuracy, so that those of one table can be compared."""
+
 HELD = {True: "holds", False: "does not hold", None: "can't be told"}
 """The words for whether a finding meets its criterion."""
 
 BOUNDS = {1: "> ", -1: "< ", 0: ""}
 
 
-def spell(found: Estimate) -> str:
-    """Write an estimate with the digits that its interval makes sensible, 2 to 4 of them: ``0.974 [0.973, 0.975]``.
+def spell(found: Estimate, of: str = "") -> str:
+    """Write an estimate with the digits that its interval makes sensible, 2 to 4 of them: ``2.18 [1.90, 2.51]``.
 
     The interval is in square brackets, an end that is not known is left out; > and < mark a bound.
+
+    Args:
+        found: the estimate.
+        of: what is estimated; an accuracy has ``ACCURACY_DECIMALS``.
     """
     value, low, high, _, bound = found
     if math.isnan(value):
         return ""
     reaches = [abs(end - value) for end in (low, high) if math.isfinite(end) and not math.isclose(end, value)]
-    if reaches:
+    if re.search("accurac(y|ies)", of):
+        digits = ACCURACY_DECIMALS
+    elif reaches:
         first = math.floor(math.log10(abs(value) if abs(value) > min(reaches) / 10 else min(reaches)))
         digits = min(max(math.ceil(-math.log10(min(reaches) / 3)), 1 - first), 3 - first)
     else:
@@ -70,8 +79,8 @@ def spell_table(table: pd.DataFrame) -> str:
     """
     most = table["n"].max()
     cells = [
-        f"{spell(each)} (n = {each.n})" if 0 < each.n < most else spell(each)
-        for each in (Estimate(*row) for row in table.itertuples(index=False))
+        spell(each, of) + f" (n = {each.n})" * bool(0 < each.n < most)
+        for of, each in zip(table.index.get_level_values("quantity"), _estimates(table), strict=True)
     ]
     rows: dict[Any, dict[str, str]] = {}
     for (*key, quantity), cell in zip(table.index.tolist(), cells, strict=True):
@@ -80,6 +89,10 @@ def spell_table(table: pd.DataFrame) -> str:
     if keys := table.index.names[:-1]:
         wide.index = pd.MultiIndex.from_tuples(list(rows), names=keys)
     return str(wide.to_string(line_width=WIDTH - 2, index=bool(keys)))
+
+
+def _estimates(table: pd.DataFrame) -> Iterator[Estimate]:
+    return (Estimate(*row) for row in table.itertuples(index=False))
 
 
 def figure_folder(sweep_folder: Path, settings: Settings, overrides: Sequence[str]) -> Path:
@@ -126,10 +139,19 @@ def check(name: str, runs: Sequence[RunConfig], figures: Figures) -> None:
     Raises:
         InputError: naming what is missing, or the style sheet that is not there.
     """
-    from .figures import look
-
     if experiment := import_experiment(name):
         experiment.check(name, runs)
+    check_look(figures)
+
+
+def check_look(figures: Figures) -> None:
+    """Refuse a style sheet that is not there.
+
+    Raises:
+        InputError: naming it.
+    """
+    from .figures import look
+
     with look(figures.width, figures.style):
         pass
 
@@ -225,15 +247,31 @@ def present(experiment: Experiment, results: Results, folder: Path, figures: Fig
         with parts.atomic_write(path) as partial:
             table.to_csv(partial, float_format=f"%{DIGITS}", compression="xz" if path.suffix == ".xz" else None)
         paths.append(path)
-    paths.append(folder / "verdict.json")
-    with parts.atomic_write(paths[-1]) as partial:
-        claims = [
-            {"id": claim.id, "sentence": claim.sentence, "criterion": claim.criterion, "verdicts": of_claim}
-            for claim, of_claim in zip(experiment.claims, verdicts, strict=True)
-        ]
-        told = {"runs": count, "of": expected, "claims": claims}
-        partial.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+    if experiment.claims:
+        paths.append(folder / "verdict.json")
+        with parts.atomic_write(paths[-1]) as partial:
+            claims = [
+                {"id": claim.id, "sentence": claim.sentence, "criterion": claim.criterion, "verdicts": of_claim}
+                for claim, of_claim in zip(experiment.claims, verdicts, strict=True)
+            ]
+            told = {"runs": count, "of": expected, "claims": claims}
+            partial.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
     return Presented("\n".join(lines), paths)
+
+
+def draw_run(results: Results, folder: Path, figures: Figures) -> list[Path]:
+    """Draw the curve of one run: RUN_ID.png and so on, its loss and its test accuracy against steps.
+
+    Args:
+        results: of the run, which has not failed.
+        folder: for the files.
+        figures: how figures are drawn.
+    """
+    from . import figures as parts
+
+    (run,) = results.runs.to_dict("records")
+    with parts.look(figures.width, figures.style):
+        return parts.save_all({run["run_id"]: parts.curve_of(results)}, folder, figures.formats)
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
@@ -245,7 +283,7 @@ def _as_dict(finding: Finding) -> dict[str, Any]:
 
 def _spell_verdict(claim: Claim, findings: Sequence[Finding], note: str) -> list[str]:
     said = [f"claim {claim.id} ({claim.section}): {claim.sentence}", f"criterion: {claim.criterion}"]
-    said += [f"- {f.of}: {spell(f.estimate) or 'not measured'}, {HELD[f.holds]}" for f in findings]
+    said += [f"- {f.of}: {spell(f.estimate, f.of) or 'not measured'}, {HELD[f.holds]}" for f in findings]
     said.append(f"verdict{f' ({note})' if note else ''}: {judge(findings)}")
     return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said]
 

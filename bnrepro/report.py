@@ -91,7 +91,7 @@ class Part:
                         math.nan if finding[k] is None else finding[k] for k in ("value", "low", "high")
                     )
                     found = Estimate(value, low, high, finding["n"], finding["bound"])
-                    finding["estimate"] = spell(found) or "not measured"
+                    finding["estimate"] = spell(found, finding["of"]) or "not measured"
                     finding["holds"] = HELD[finding["holds"]]
         return claims
 
@@ -327,8 +327,8 @@ def _table(path: Path) -> dict[str, Any]:
     keys = [str(column) for column in table if column not in Estimate._fields]
     estimates = (Estimate(*row) for row in table[list(Estimate._fields)].itertuples(index=False))
     rows = [
-        [*map(_text, row), spell(each), str(each.n)]
-        for row, each in zip(table[keys].itertuples(index=False), estimates, strict=True)
+        [*map(_text, row.values()), spell(each, str(row.get("quantity"))), str(each.n)]
+        for row, each in zip(table[keys].to_dict("records"), estimates, strict=True)
     ]
     return {
         "name": path.stem,

@@ -71,6 +71,9 @@ def runs_of(name: str, *overrides: str) -> tuple[RunConfig, ...]:
     return tuple(expand(settings.run, *settings.grids))
 
 
+WITHOUT_CLAIMS = {"first"}
+"""The sweeps that are shown, and test no claim of anybody's: they have no verdict, and no reference data."""
+
 MINE = """
 from bnrepro.analysis import above, estimate, mean, outcomes, cells, table, finals
 from bnrepro.experiment import Claim, Experiment

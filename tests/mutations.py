@@ -628,6 +628,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M('if "digest" not in stored.runs', "if not name", "test_stale.py without_digests"),
     ],
     "bnrepro/figures.py": [
+        M("1000 * curve[", "1e15 * curve[", "test_figures.py some_ticks"),
+        M(
+            'crosses(ax, [run["diverged_at"]] if diverged else [], style(norm))',
+            "pass",
+            "test_figures.py the_curve_of_a_run",
+        ),
         M("figure.set_layout_engine(None)", 'figure.set_layout_engine("none")', "test_figures.py one_layout"),
         M("            if not done:\n", "            if False:\n", "test_figures.py same_bytes"),
         M("os.waitpid(child, 0)[1] == 0", "os.waitpid(child, 0)[1] is None", "test_figures.py same_bytes"),
@@ -640,6 +646,12 @@ ROOMS: dict[str, list[Mutation]] = {
         M('shares[shares["value"] > 0]', "shares", "test_figures.py cross"),
     ],
     "bnrepro/composition.py": [
+        M(
+            'or "name" in known:\n            return',
+            "or known:\n            return",
+            "test_explain.py bad_input_is_one_line",
+        ),
+        M("if 0 < len(near) <= MOST_NEAR", "if near", "test_explain.py bad_input_is_one_line"),
         M('(equals or override.startswith("+"))', "equals", "test_composition.py short_commands"),
         M("value == {} and (composed", "value is None and (composed", "test_composition.py mistake"),
         M("if superseded:", "if not overrides:", "test_narrowing.py can_have_no_effect"),
@@ -685,6 +697,15 @@ ROOMS: dict[str, list[Mutation]] = {
         M("{' '.join(explanation.split())}", "{explanation.lower()}", "test_explain.py one_line_with_key"),
         M("isinstance(error, OSError) and error.filename", "isinstance(error, KeyError)", "test_explain.py"),
     ],
+    "bnrepro/help.py": [
+        M("at.get(i) == at[place.line]", "i in at", "test_help.py a_comment_stands"),
+        M("at.get(i) == place.column", "i in at", "test_help.py a_comment_stands"),
+        M('" and ".join(bounds)', '" or ".join(bounds)', "test_help.py is_spelled"),
+        M("validated_value(found.annotated, value, found.key) != now", "True", "test_help.py another_value"),
+        M('(f".{name}", f"/{name}")', '(f".{name}",)', "test_help.py an_entry_tells"),
+        M("and each.owner is thing", "and each.owner", "test_help.py an_entry_tells"),
+        M("(str(self.choices.get(group)), *self", '("mlp", *self', "test_help.py of_the_option_that_is_chosen"),
+    ],
     "bnrepro/interrupts.py": [
         M("sys.exit(128 + ", "sys.exit(1 + ", "test_interrupts.py"),
         M("signal.signal(each, signal.SIG_IGN)", "signal.getsignal(each)", "test_interrupts.py"),
@@ -718,9 +739,11 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if own != CONF and own.is_dir()", "if own == CONF and own.is_dir()", "test_places.py own_options"),
     ],
     "bnrepro/__main__.py": [
+        M('if choices[name] == "basic":', 'if choices[name] != "optuna":', "test_main.py would_choose"),
+        M('"minimize" in (direction', '"neither" in (direction', "test_main.py would_choose"),
         M("if HydraConfig.get().mode == RunMode.RUN", "if HydraConfig.get().mode != RunMode.RUN", "test_main.py fails"),
         M("if settings.show:", "if settings.force:", "test_commands.py whatever_it_is_told by_their_name"),
-        M("    if others:\n", "    if others[1:]:\n", "test_explain.py one_line_with_key"),
+        M("    if others:\n", "    if not given:\n", "test_explain.py one_line_with_key"),
         M('    refuse(overrides, ["runs"], "only with +runs")\n', "", "test_runs.py one_line"),
         M('{"runs", "results_dir"}, "has no', '{*AROUND}, "has no', "test_runs.py one_line"),
         M('    refuse(overrides, ["verify"], "only with +verify")\n', "", "test_explain.py one_line_with_key"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from calls import SMALL, TINY, Ended, but, in_a_process
+from calls import SMALL, TINY, Ended, but, files, in_a_process
 from hydra.core.global_hydra import GlobalHydra
 from runs import a_run, assert_same_results
 
@@ -33,6 +33,7 @@ LONGER, WIDER = but(SMALL, "train.steps=6"), but(SMALL, "sweep.grid.seed=[0,1]")
 # Training
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_is_trained_once_and_is_the_one_of_the_command(
     here: Path, call: Callable[..., Ended], trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_run_is_trained_once_and_is_the_one_of_the_command(
     assert re.fullmatch(r"(step +\d+  train loss \d\.\d{4}  test accuracy 0\.\d{4}\n)+", err)
 
     assert_same_results(api.train([*TINY, "model.norm=batch", "optimizer.lr=0.3"]), results)
+    assert files(here) == ["results/single/runs.sqlite"]  # and no figure
     assert call(*TINY, "model.norm=batch", "optimizer.lr=0.3").out.startswith("found finished in ")
     assert len(trained) == 1
     assert capsys.readouterr().err == ""
@@ -97,6 +99,7 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
             lambda: api.train(["+benchmark"]),
             "benchmark=full: only on the command line, python -m bnrepro benchmark=full",
         ),
+        (lambda: api.train(["+help=lr"]), "help=lr: only on the command line, python -m bnrepro help=lr$"),
         (lambda: api.train(["+verify"]), "verify.sweep=learning_rates: only on the command line"),
         (lambda: api.train("seed=1"), "overrides=seed=1: must be a list"),
         (lambda: api.sweep("foo"), "sweep=foo: must be one of accelerating, batch_size, covariate_shift, "),

@@ -68,7 +68,7 @@ def test_a_claim_has_what_was_found_in_the_reference_data(mine: Path) -> None:
         "figure": "mine/mine.png",
     }
     assert row["high"] != row["high"]
-    assert "> 0.930 [0.920, ]; holds in 1 of 2 findings, fails in 0" in " ".join(spell_ledger(ledger()).split())
+    assert "> 0.9300 [0.9200, ]; holds in 1 of 2 findings, fails in 0" in " ".join(spell_ledger(ledger()).split())
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files
+from calls import SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files, in_a_process
 from made_up import write_experiment
 from runs import query, write_idx
 
@@ -26,26 +26,38 @@ def test_one_run_prints_its_progress_and_is_found_finished_the_second_time(
 ) -> None:
     first = call(*TINY)
     assert (first.status, first.err) == (0, "")
-    *progress, last = first.out.splitlines()
+    *progress, last, png, svg, pdf = first.out.splitlines()
     assert len(progress) == 5
     assert all(re.fullmatch(r"step +\d+  train loss \d\.\d{4}  test accuracy 0\.\d{4}", line) for line in progress)
     (run_id,) = trained
     assert re.fullmatch(rf"run {run_id}: done, test accuracy 0\.\d{{4}}; stored in results/single/runs\.sqlite", last)
-    assert files(here) == ["results/single/runs.sqlite"]
+    drawn = [png, svg, pdf]
+    assert drawn == [f"results/single/{run_id}.{kind}" for kind in ("png", "svg", "pdf")]
+    assert files(here) == sorted([*drawn, "results/single/runs.sqlite"])
+    before = {path: (here / path).read_bytes() for path in drawn}
+    (here / png).unlink()
 
     second = call(*TINY)
     assert (second.status, second.err) == (0, "")
-    assert second.out.splitlines() == ["found finished in results/single/runs.sqlite", last]
+    assert second.out.splitlines() == ["found finished in results/single/runs.sqlite", last, *drawn]
+    assert {path: (here / path).read_bytes() for path in drawn} == before
     assert trained == [run_id]
     assert bnrepro.load("single").runs["run_id"].tolist() == [run_id]
 
 
-def test_a_run_that_diverges_says_at_which_step(call: Callable[..., Ended]) -> None:
-    ended = call(*TINY, "model.activation=relu", "optimizer.lr=1e4")
+def test_a_run_that_diverges_says_at_which_step_and_is_drawn_as_is_said(call: Callable[..., Ended], here: Path) -> None:
+    ended = call(*TINY, "model.activation=relu", "optimizer.lr=1e4", "figures.formats=[svg]", "figures.width=3.3")
     assert ended.status == 0
-    assert re.search(r"run \w{16}: diverged, at step 1; stored in ", ended.out)
+    told = re.search(r"run (\w{16}): diverged, at step 1; stored in ", ended.out)
+    assert told
+    svg = f"results/single/{told[1]}.svg"
+    assert files(here) == [svg, "results/single/runs.sqlite"]
+    drawn = (here / svg).read_text()
+    assert 'width="237.6pt"' in drawn  # 3.3 inches
+    assert "step 1</text>" in drawn
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_fails_shows_its_traceback_and_is_tried_again(
     call: Callable[..., Ended], mine: str, trained: list[str]
 ) -> None:
@@ -56,7 +68,26 @@ def test_a_run_that_fails_shows_its_traceback_and_is_tried_again(
         assert ": failed, " in ended.out
         assert "Traceback" not in ended.err
     assert len(trained) == 2
+    assert [Path(path).name for path in files(Path())] == [FILE]
     assert call(*TINY, f"model.activation={mine}.Whole").status == 0
+
+
+EARLY = """
+import sys
+from bnrepro.layers import Sigmoid
+
+
+class Early(Sigmoid):
+    def init(self, rng, in_shape):
+        assert "matplotlib" not in sys.modules
+        return super().init(rng, in_shape)
+"""
+
+
+def test_what_draws_is_imported_once_a_run_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EARLY)
+    ended = in_a_process(["-m", "bnrepro", *TINY, "model.activation=mine.Early", "figures.formats=[png]"], tmp_path)
+    assert (ended.status, ended.out.count(".png")) == (0, 1)
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -415,7 +446,8 @@ def test_a_live_drawing_that_fails_is_no_matter(call: Callable[..., Ended], monk
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["figures.width=3"], "figures.width=3: has no effect on a single run"),
+        (["figures.width=0.1"], "figures.width=0.1: must be greater than 0.5"),
+        (["figures.style=no_such"], "figures.style=no_such: must be a matplotlib style sheet"),
         (["sweep.redraw=3"], "sweep=null: must be one of "),
         (["+verify", "figures.width=3"], "figures.width=3: has no effect on +verify"),
         (["+benchmark", "figures.width=3"], "figures.width=3: has no effect on benchmark=full"),
@@ -457,6 +489,7 @@ def test_an_experiment_that_cant_be_imported_is_one_line_before_training(
     assert trained == []
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_other_files_of_a_data_set_are_other_runs(
     call: Callable[..., Ended], tmp_path: Path, trained: list[str]
 ) -> None:
@@ -525,6 +558,7 @@ def test_a_diagnostic_that_does_not_give_what_it_declares_is_one_line_before_any
     assert all(query(store, "SELECT count(*) FROM runs") == [(0,)] for store in stores)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_diagnostic_of_ones_own_fills_the_column_that_it_declares(call: Callable[..., Ended], measuring: str) -> None:
     assert call(*TINY, f"diagnostics=[{measuring}.good]", "optimizer.lr=0.25").status == 0
     layers = bnrepro.load("single").layers

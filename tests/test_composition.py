@@ -30,6 +30,8 @@ from bnrepro.startup import VERSION_BASE
         ("+benchmark", ["benchmark=full"]),
         ("+benchmark=quick", ["benchmark=quick"]),
         ("+claims", ["claims=true"]),
+        ("+help=model.norm", ["help=model.norm"]),
+        ("sweep.more=[]", ["++sweep.more=[]"]),
         ("+report", ["report=true"]),
         ("sweep", ["sweep"]),  # which Hydra refuses
         ("++sweep.grid.seed=[0]", ["++sweep.grid.seed=[0]"]),

@@ -520,7 +520,7 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("+compute.foo=0", "compute.foo=0: no such key; known are group_size, n_jobs"),
         ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, show, redraw, note, refine, grid, more"),
         ("sweep=learning_rates ++sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
-        ("sweep=learning_rates ++sweep.grid=[1]", "Error merging override ++sweep.grid=[1] (Cannot merge"),
+        ("sweep=learning_rates ++sweep.grid=[1]", "++sweep.grid=[1]: must be settings, each with a list of values"),
     ],
 )
 def test_bad_settings_around_a_run(override: str, start: str) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pandas as pd
 import pytest
-from made_up import made_up, runs_of
+from made_up import WITHOUT_CLAIMS, made_up, runs_of
 from matplotlib.figure import Figure
 
 from bnrepro import analysis, figures
@@ -20,7 +20,7 @@ from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.experiment import PREDICTIONS, TABLE_OF, Experiment, import_experiment
 from bnrepro.places import CONF, EXPERIMENTS, REFERENCE
-from bnrepro.presenting import present
+from bnrepro.presenting import WIDTH, present
 from bnrepro.reference import known, load_reference
 from bnrepro.settings import flatten
 from bnrepro.store import MEASURED, Results
@@ -161,7 +161,7 @@ def test_any_part_of_a_sweep_has_a_verdict(name: str, part: str) -> None:
 @every_experiment
 def test_claims_are_sentences_of_which_a_figure_is_drawn_from_the_whole_sweep(name: str) -> None:
     claims = experiment(name).claims
-    assert claims
+    assert bool(claims) == (name not in WITHOUT_CLAIMS)
     drawn = drawn_with_labelled_axes(name, "all")
     for claim in claims:
         for sentence in (claim.sentence, claim.criterion):
@@ -224,10 +224,10 @@ def test_the_same_results_make_the_same_bytes(name: str, tmp_path: Path) -> None
     coarse = dataclasses.replace(PNG, style=str(tmp_path / "coarse.mplstyle"))
     for folder in ("a", "b"):
         told = present(experiment(name), results, tmp_path / folder, coarse, expected=len(results.runs)).told
-        assert "\nverdict: can't be told from these runs\n" in told
+        assert ("\nverdict: can't be told from these runs\n" in told) == (name not in WITHOUT_CLAIMS)
         assert max(len(line) for line in told.splitlines() if "/" not in line) <= 100
     names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert {path.suffix for path in names} == {".png", ".csv", ".xz", ".json"}
+    assert {path.suffix for path in names} == {".png", ".csv", ".xz", *([] if name in WITHOUT_CLAIMS else [".json"])}
     for path in names:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
 
@@ -236,7 +236,8 @@ def test_the_same_results_make_the_same_bytes(name: str, tmp_path: Path) -> None
 def test_the_committed_tables_and_verdict_are_those_of_the_committed_data(name: str, tmp_path: Path) -> None:
     results = load_reference(name)
     shown = dataclasses.replace(experiment(name), draw=lambda tables: {})
-    present(shown, results, tmp_path, PNG, expected=len(results.runs))
+    told = present(shown, results, tmp_path, PNG, expected=len(results.runs)).told
+    assert max(map(len, told.splitlines())) <= WIDTH
     written = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir() if path.is_file()}
     assert "verdict.json" in written
     for file, text in written.items():

@@ -17,16 +17,19 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import made_up
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from runs import a_run
 
 from bnrepro import analysis, figures
 from bnrepro.analysis import Estimate
 from bnrepro.errors import InputError
 from bnrepro.figures import LOOK, NORMS, OTHERS, look, panels, save, style
 from bnrepro.interrupts import stop_on_signals
+from bnrepro.store import Results
 
 nan = math.nan
 
@@ -679,3 +682,38 @@ def test_another_thread_saves_figures_itself(tmp_path: Path, monkeypatch: pytest
     with ThreadPoolExecutor(1) as pool:
         (path,) = pool.submit(figures.save_all, {"figure": Figure()}, tmp_path, ["png"]).result()
     assert path.exists()
+
+
+# A single run
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_the_curve_of_a_run_has_its_loss_and_accuracy_and_how_it_ended(diverged: bool) -> None:
+    run = a_run({"seed": 7})
+    results = made_up([run], diverged=diverged)
+    figure = figures.curve_of(results)
+    curves, (row,) = results.curves, results.runs.to_dict("records")
+    for ax, column, label in zip(
+        figure.axes, ("train_loss", "test_accuracy"), ("loss on the probe batch (nats)", "test accuracy"), strict=True
+    ):
+        drawn, *crosses = ax.get_lines()
+        assert np.asarray(drawn.get_xydata()).tolist() == curves[["step", column]].to_numpy().tolist()
+        assert [float(np.asarray(cross.get_xdata())[0]) for cross in crosses] == [row["diverged_at"]] * diverged
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("steps", label)
+        assert ax.get_xlim() == (0, row["diverged_at"] if diverged else curves["step"].max())
+    ended = f"diverged at step {row['diverged_at']:.0f}" if diverged else f"test accuracy {row['test_accuracy']:.4f}"
+    (legend,) = figure.legends
+    told = f"run {run.run_id} (digits, sigmoid, learning rate 0.1, seed 7): {ended}"
+    assert " ".join(legend.get_title().get_text().split()) == told
+    assert [text.get_text() for text in legend.get_texts()] == ["without batch norm", *["diverged"] * diverged]
+
+
+@pytest.mark.parametrize(("losses", "most"), [([2.0, 0.5], 12), ([1e-3, 1e8], 14), ([0.0, 1.0], 12)])
+def test_a_loss_has_some_ticks_and_not_too_many(losses: list[float], most: int) -> None:
+    run = a_run()
+    results = made_up([run])
+    curve = pd.DataFrame({"run_id": run.run_id, "step": [0, 9], "train_loss": losses, "test_accuracy": [0.1, 0.2]})
+    with figures.look():
+        figure = figures.curve_of(Results(results.runs, curve, curve, curve))
+    low, high = figure.axes[0].get_ylim()
+    assert 2 <= sum(low <= tick <= high for tick in figure.axes[0].get_yticks()) <= most

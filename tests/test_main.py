@@ -1,5 +1,6 @@
 """The command line as a whole: what Hydra offers, several jobs, and true processes."""
 
+import copy
 import itertools
 import shlex
 import shutil
@@ -7,10 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calls import BROKEN, COMMAND, SCRIPT, SMALL, TINY, Ended, assert_one_line, but, files, in_a_process
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from made_up import MINE
+from omegaconf import DictConfig
 
 import bnrepro
 from bnrepro.places import PACKAGE
@@ -18,6 +25,7 @@ from bnrepro.places import PACKAGE
 ROOT = PACKAGE.parent
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_multirun_trains_each_into_the_same_store(call: Callable[..., Ended], here: Path, trained: list[str]) -> None:
     assert call(*TINY, "optimizer.lr=0.1").status == 0
     ended = call("--multirun", *TINY, "optimizer.lr=0.1,0.2", "model.norm=none,batch")
@@ -29,9 +37,11 @@ def test_multirun_trains_each_into_the_same_store(call: Callable[..., Ended], he
     ]
     assert len(trained) == 4
     assert len(bnrepro.load("single").runs) == 4
-    assert set(files(here)) == {"results/single/runs.sqlite", "results/single/multirun.yaml"}
+    drawn = {f"results/single/{run_id}.{kind}" for run_id in trained for kind in ("png", "svg", "pdf")}
+    assert set(files(here)) == {"results/single/runs.sqlite", "results/single/multirun.yaml", *drawn}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_multirun_goes_on_after_a_run_that_fails(call: Callable[..., Ended], mine: str) -> None:
     ended = call("--multirun", *TINY, f"model.activation={mine}.Broken,{mine}.Whole")
     assert ended.status == 1
@@ -46,6 +56,72 @@ def test_multirun_over_sweeps_runs_them_all(call: Callable[..., Ended], here: Pa
     for number, (name, runs) in enumerate({"learning_rates": 4, "covariate_shift": 12}.items()):
         assert f"== job {number}: sweep={name} ==\n{name}: {runs} runs, 0 found finished" in ended.out
         assert len(bnrepro.load(name).runs) == runs
+
+
+# Sweepers that choose
+
+
+class Best(Sweeper):
+    """Trains two learning rates, then the one of which the job returned more, as sweepers that optimise do."""
+
+    def __init__(self, direction: str) -> None:
+        self.direction, self.returned = direction, list[Any]()
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        assert self.launcher
+        fixed, (rates,) = arguments[:-1], arguments[-1:]
+        key, _, values = rates.partition("=")
+        tried = values.split(",")
+        jobs = self.launcher.launch([[*fixed, f"{key}={value}"] for value in tried], initial_job_idx=0)
+        self.returned += [job.return_value for job in jobs]
+        print(f"best: {max(zip(self.returned, tried, strict=True))[1]}, of {self.returned}")
+
+
+@pytest.fixture
+def best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra knows ``hydra/sweeper=best``."""
+    monkeypatch.setitem(Plugins.instance().class_name_to_class, "hydra_plugins.best.Best", Best)
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    for direction in ("maximize", "minimize"):
+        node = {"_target_": "hydra_plugins.best.Best", "direction": direction}
+        store.store(group="hydra/sweeper", name="best" if direction == "maximize" else "worst", node=node)
+
+
+HELD_OUT = "dataset.validation=200"
+
+
+@pytest.mark.usefixtures("blank_figures", "best")
+def test_a_sweeper_that_chooses_gets_the_validation_accuracy(call: Callable[..., Ended]) -> None:
+    rates = "optimizer.lr=0.5,1e9"
+    ended = call("--multirun", "hydra/sweeper=best", *TINY, HELD_OUT, "model.activation=relu", rates)
+    assert (ended.status, ended.err) == (0, "")
+    done, diverged = bnrepro.load("single").runs.sort_values("lr").to_dict("records")
+    assert diverged["status"] == "diverged"
+    assert ended.out.splitlines()[-1] == f"best: 0.5, of [{done['validation_accuracy']}, 0.0]"
+
+
+@pytest.mark.usefixtures("best")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--multirun hydra/sweeper=best seed=0,1", "dataset.validation=0: must be greater than 0 with hydra/swee"),
+        ("hydra/sweeper=best dataset.validation=200", "hydra/sweeper=best: only with --multirun$"),
+        (f"--multirun hydra/sweeper=best +sweep {HELD_OUT} seed=0,1", "hydra/sweeper=best: only with single runs, "),
+        (f"--multirun hydra/sweeper=best +verify {HELD_OUT} seed=0,1", "hydra/sweeper=best: only with single runs"),
+        (f"--multirun hydra/sweeper=worst {HELD_OUT} seed=0,1", "hydra.sweeper.direction=minimize: must be maximize"),
+    ],
+)
+def test_a_sweeper_that_would_choose_by_something_else_is_refused(
+    call: Callable[..., Ended], trained: list[str], arguments: str, told: str
+) -> None:
+    assert_one_line(call(*arguments.split()), told)
+    assert trained == []
 
 
 # The user's own
@@ -142,19 +218,6 @@ def test_cfg_job_prints_the_settings_and_trains_nothing(call: Callable[..., Ende
     assert (ended.status, ended.err) == (0, "")
     for line in ("  steps: 7", "  momentum: 0.9", "sweep:", "      - 6.3", "results_dir: results"):
         assert line in ended.out.splitlines()
-    assert files(here) == []
-
-
-def test_help_shows_how_to_call_and_every_option(call: Callable[..., Ended], here: Path) -> None:
-    ended = call("--help")
-    assert (ended.status, ended.err) == (0, "")
-    for part in (
-        "python -m bnrepro +sweep ",
-        "sweep: accelerating, batch_size, covariate_shift, depth, ",
-        "adagrad",
-        "batch_size: 60",
-    ):
-        assert part in ended.out
     assert files(here) == []
 
 

@@ -54,6 +54,21 @@ def test_estimates_have_the_digits_that_their_intervals_make_sensible(found: Est
     assert spell(found) == text
 
 
+@pytest.mark.parametrize(
+    ("found", "of", "text"),
+    [
+        (Estimate(0.97389, 0.97, 0.98, 5), "final accuracy", "0.9739 [0.9700, 0.9800]"),
+        (Estimate(0.5, 0.1, 0.9, 3), "accuracy", "0.5000 [0.1000, 0.9000]"),
+        (Estimate(0.97389), "sigmoid, best accuracy, at rate 1", "0.9739"),
+        (Estimate(1, nan, nan, 3, -1), "difference of accuracies", "< 1.0000"),
+        (Estimate(0.97389, 0.97, 0.98, 5), "gain", "0.974 [0.970, 0.980]"),
+        (NOTHING, "accuracy", ""),
+    ],
+)
+def test_accuracies_have_four_decimals(found: Estimate, of: str, text: str) -> None:
+    assert spell(found, of) == text
+
+
 def test_a_table_has_a_column_for_each_quantity_and_says_where_seeds_are_fewer() -> None:
     rows = {
         ("none", 0.1, "accuracy"): Estimate(0.5, 0.4, 0.6, 3),
@@ -61,10 +76,10 @@ def test_a_table_has_a_column_for_each_quantity_and_says_where_seeds_are_fewer()
         ("batch", 25.0, "accuracy"): Estimate(0.9, 0.8, 1.0, 3),
     }
     assert spell_table(analysis.table(rows, ["norm", "lr", "quantity"])).split("\n") == [
-        "                    accuracy                  steps",
-        "norm  lr                                           ",
-        "none  0.1  0.50 [0.40, 0.60]  100 [90, 110] (n = 2)",
-        "batch 25   0.90 [0.80, 1.00]                       ",
+        "                          accuracy                  steps",
+        "norm  lr                                                 ",
+        "none  0.1  0.5000 [0.4000, 0.6000]  100 [90, 110] (n = 2)",
+        "batch 25   0.9000 [0.8000, 1.0000]                       ",
     ]
     assert spell_table(analysis.table({("a",): Estimate(1)}, ["quantity"])).split("\n") == ["a", "1"]
 

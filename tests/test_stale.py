@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from calls import Ended, assert_one_line
-from made_up import MINE, made_up, runs_of, write_experiment
+from made_up import MINE, WITHOUT_CLAIMS, made_up, runs_of, write_experiment
 from runs import a_run
 
 from bnrepro import places, stale, sweeping
@@ -208,7 +208,7 @@ def test_the_page_says_what_the_data_say(tmp_path: Path) -> None:
 
 
 def test_every_sweep_has_its_full_scale() -> None:
-    assert sorted(full_scale()) == sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
+    assert {*full_scale()} == {path.stem for path in CONF.glob("sweep/*.yaml")} - WITHOUT_CLAIMS
     for name, overrides in full_scale().items():
         assert runs_of(name, *overrides)
 

@@ -119,7 +119,7 @@ def settings_table() -> str:
         ("key", "type", "part of the identity", "may differ within a group", "column of `runs`"),
         ("---",) * 5,
     ]
-    for key, setting, kind in declared_settings():
+    for key, setting, kind, *_ in declared_settings():
         called = type_text(kind).replace("str", "name") if setting.names else type_text(kind)
         identity, differs = (
             ("no", "yes")[flag] for flag in (setting.identity, setting.per_run or not setting.identity)
