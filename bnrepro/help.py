@@ -301,6 +301,8 @@ class Manual:
     def _of_group(self, key: str) -> str:
         told = {"now": str(self.choices.get(key))} if key in CLASSES else {"what": self.comment(key)}
         told |= {name: self._head(key, name) for name in self.options.get(key, ())}
+        within = [each for each in self.declared if each.startswith(f"{key}.")]
+        told["also"] = ", ".join(each for each in within if find(self.composed, tuple(each.split("."))) is ABSENT)
         return "\n".join(filter(None, [_entry(told), self.settings(f"{key}.")]))
 
     def _of_option(self, group: str, name: str) -> str:
