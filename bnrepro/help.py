@@ -54,9 +54,6 @@ NAMES: Mapping[str, Mapping[str, Any]] = {
 CLASSES: Mapping[str, Mapping[str, Any]] = {**{group: t.entries for group, t in TABLES.items()}, "compute": COMPUTES}
 """The groups of options, but for sweeps, and the classes behind their names."""
 
-BEGINNINGS = {"sweep": "+sweep ", "compute": "+sweep ", "verify": "+verify ", "reference": "+reference "}
-"""The short command beside which the settings of a group have an effect, where it takes one."""
-
 
 # Comments of option files
 
@@ -267,7 +264,7 @@ class Manual:
         told = {"what": self.comment(key), "now": "" if value is ABSENT else _written(value)}
         if found is None:  # of a user's own class, or of a grid
             return _entry(told)
-        given = BEGINNINGS.get(group, "")
+        given = _beside(group)
         if value is ABSENT:
             choice, value = self._elsewhere(found)
             told |= {"only with": choice, "default": "" if value is None else _written(value)}
@@ -301,6 +298,8 @@ class Manual:
     def _of_group(self, key: str) -> str:
         told = {"now": str(self.choices.get(key))} if key in CLASSES else {"what": self.comment(key)}
         told |= {name: self._head(key, name) for name in self.options.get(key, ())}
+        within = [each for each in self.declared if each.startswith(f"{key}.")]
+        told["also"] = ", ".join(each for each in within if find(self.composed, tuple(each.split("."))) is ABSENT)
         return "\n".join(filter(None, [_entry(told), self.settings(f"{key}.")]))
 
     def _of_option(self, group: str, name: str) -> str:
@@ -308,7 +307,7 @@ class Manual:
         own: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
         told = {"what": self._head(group, name), "class": _described(CLASSES[group].get(own.get("name")))}
         chosen = Manual({**self.composed, group: own}, {**self.choices, group: name})
-        told["example"] = f"python -m bnrepro {BEGINNINGS.get(group, '')}{group}={name}"
+        told["example"] = f"python -m bnrepro {_beside(group)}{group}={name}"
         return "\n".join([_entry(told), chosen.settings(f"{group}.")])
 
     def _head(self, group: str, name: str) -> str:
@@ -348,6 +347,12 @@ class Manual:
         value = now if isinstance(thing, Diagnostic) else name
         told["example"] = f"python -m bnrepro {_given(key, value)}"
         return _entry(told)
+
+
+def _beside(group: str) -> str:
+    """Return the short command beside which the settings of a group have an effect, where it takes one."""
+    command = "sweep" if group == "compute" else group
+    return f"+{command} " if command in MEANT else ""
 
 
 def _written(value: object) -> str:

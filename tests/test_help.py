@@ -179,6 +179,8 @@ def test_every_entry_says_what_it_is_within_the_width_with_an_example_that_works
         ("sweep.redraw", ["now null", r"example python -m bnrepro \+sweep sweep.redraw="]),
         ("claims", [r"example python -m bnrepro \+claims$"]),
         ("model", ["now mlp", "cnn Two stages", r"model.dropout=0.0 the share .* after every .* \[number ≥ 0"]),
+        ("optimizer", ["also optimizer.momentum, optimizer.eps$|also optimizer.eps, optimizer.momentum$"]),
+        ("norm_options", ["also model.norm_options.eps, model.norm_options.momentum, model.norm_options.inference$"]),
         ("train", ["what how a run trains", r"train.steps=3000 mini-batches to train on \[integer > 0\]"]),
         ("model/cnn", ["class bnrepro.recipe.CNN: A convolutional network", "model.dropout=0.0 .* before the dense"]),
         ("compute/dask", [r"example python -m bnrepro \+sweep compute=dask", "compute.scheduler=null address of a"]),
