@@ -106,8 +106,13 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> floa
         InputError: naming the key, its value and what is allowed, or what has no effect.
     """
     one = only([*settings.commands.values(), *([f"sweep={choice}"] if choice else [])])
+    if settings.runs.store is not None:
+        refuse(overrides, {*settings.run, *AROUND} - {"runs", "results_dir"}, "has no effect on +runs")
+        commands.runs(settings, overrides)
+        return None
+    refuse(overrides, ["runs"], "only with +runs")
     if settings.reference.sweeps is not None:
-        ignored = {*settings.run, *(f"sweep.{each}" for each in ("force", "show", "redraw"))}
+        ignored = {*settings.run, *(f"sweep.{each}" for each in ("force", "show", "redraw", "note"))}
         refuse(overrides, ignored, "has no effect on +reference, which trains what conf/reference.yaml says")
         commands.make_references(settings, overrides)
         return None
@@ -135,6 +140,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> floa
         return None
     refuse(overrides, ["verify"], "only with +verify")
     if not (settings.grids or settings.dry_run or settings.force or settings.show or settings.redraw or choice):
+        refuse(overrides, ["sweep.note"], "only with a sweep")
         return commands.one_run(settings, overrides)
     if choice is None:  # a scale without a sweep, or sweep.dry_run
         raise InputError(f"sweep=null: must be one of {', '.join(options('sweep'))}")

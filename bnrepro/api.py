@@ -42,7 +42,7 @@ def train(overrides: Sequence[str] = ()) -> Results:
         UserWarning: if the run failed; column ``error`` of table ``runs`` has the traceback.
     """
     settings = _settings(overrides)
-    if settings.grids or settings.force:
+    if settings.grids or settings.force or settings.note:
         raise InputError("sweep: bnrepro.sweep(NAME, overrides) trains one")
     (run,) = runs_of(settings, overrides)
     store, _ = train_one(run, settings.results_dir)
@@ -73,7 +73,7 @@ def sweep(name: str = MAIN_JOB, overrides: Sequence[str] = ()) -> Results:
     store = Store(settings.results_dir / name, create=True)
     asked = partial(refinement.extend, grid, store)
     progress = Progress(len(asked() if settings.force else without(asked(), store.finished())))
-    run_all(asked(), store, settings.compute, progress, force=settings.force, asked=asked)
+    run_all(asked(), store, settings.compute, progress, force=settings.force, asked=asked, note=settings.note)
     if progress.failed:
         warnings.warn(failure_report(progress.failed, asked(), store.path, settings.refine.key), stacklevel=2)
     return store.load(asked())
@@ -115,6 +115,7 @@ def load(name: str | Path, overrides: Sequence[str] | None = None) -> Results:
     settings = _settings(_of_sweep(str(name), overrides))
     if settings.force:
         raise InputError("sweep.force=true: only where runs are trained")
+    refuse(overrides, ["sweep.note"], "only where runs are trained")
     runs, found, told = find_stored(settings, str(name), overrides)
     results = found.load(runs) if found else None
     if results is None or results.runs.empty:
@@ -157,6 +158,7 @@ def _settings(overrides: Sequence[str]) -> Settings:
     for override in [*(each for each, given in others.items() if given), *settings.commands.values()]:
         raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
     refuse(overrides, ["verify"], "only with +verify, on the command line")
+    refuse(overrides, ["runs"], "only with +runs, on the command line")
     refuse(overrides, ["figures", "sweep.redraw"], "only on the command line, which draws")
     return settings
 

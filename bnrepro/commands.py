@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import places
-from .composition import REFERENCE, compose
+from .composition import REFERENCE, compose, refuse
 from .errors import InputError
 from .explain import bad_input_in_one_line
 from .interrupts import end_interrupted
@@ -94,6 +94,8 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str], reference_by:
 
     if not settings.dry_run:
         check()
+    else:
+        refuse(overrides, ["sweep.note"], "only where runs are trained")
     folder = settings.results_dir / name
     store = None if settings.dry_run and not (folder / FILE).exists() else Store(folder, create=not settings.dry_run)
     asked = partial(refinement.extend, grid, store)
@@ -115,14 +117,15 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str], reference_by:
 
     progress = Progress(len(missing))
     drawn = presenting.figure_folder(folder, settings, overrides)
-    command = command_of(name, [override for override in overrides if not override.startswith("sweep=")])
+    again = [override for override in overrides if not override.startswith("sweep=")]
+    command = command_of(name, [override for override in again if not override.startswith("sweep.note=")])
 
     def draw(*, quiet: bool = False) -> None:
         presenting.show(name, asked(), folder, drawn, settings.figures, command, quiet=quiet)
 
     try:
         with again_and_again(settings.redraw, partial(draw, quiet=True)):
-            run_all(runs, store, settings.compute, progress, force=settings.force, asked=asked)
+            run_all(runs, store, settings.compute, progress, force=settings.force, asked=asked, note=settings.note)
         runs = asked()
         if reference_by and not progress.failed:
             reference.make_reference(name, runs, folder, settings.figures)
@@ -131,8 +134,8 @@ def sweep(settings: Settings, name: str, overrides: Sequence[str], reference_by:
     except KeyboardInterrupt as stop:
         runs = asked()
         left = len(without(runs, store.finished()))
-        again = shlex.join(["python", "-m", "bnrepro", *reference_by]) if reference_by else command
-        told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {again}"
+        goes_on = shlex.join(["python", "-m", "bnrepro", *reference_by]) if reference_by else command_of(name, again)
+        told = f"{len(runs) - left} of {len(runs)} runs are stored; to go on: {goes_on}"
         end_interrupted(stop, f"{progress.ended} runs were trained again" if settings.force else told)
     if progress.failed:
         print(failure_report(progress.failed, runs, store.path, settings.refine.key), file=sys.stderr)
@@ -275,6 +278,16 @@ def _print_estimates(of_each: Mapping[str, Settings]) -> None:
         raise TrainingFailed
 
 
+def runs(settings: Settings, overrides: Sequence[str]) -> None:
+    """List the stores, or the runs of one, or do with its runs what the settings say."""
+    from . import runs as room
+
+    try:
+        room.look_after(settings.runs, settings.results_dir, overrides)
+    except KeyboardInterrupt as stop:
+        end_interrupted(stop, "what was to be changed in the store is changed as a whole, or not at all")
+
+
 def check(settings: Settings, name: str) -> None:
     """Train some stored runs of the sweep again and compare; of its reference data if the name begins so."""
     verify: Callable[..., bool]
@@ -332,6 +345,7 @@ def show(settings: Settings, name: str, overrides: Sequence[str], *, as_referenc
 
     if settings.dry_run or settings.force or settings.redraw:
         raise InputError("sweep.show=true: not together with sweep.dry_run=true, sweep.force=true or sweep.redraw")
+    refuse(overrides, ["sweep.note"], "only where runs are trained")
     if settings.show == "reference":
         if of_runs := [o for o in overrides if not o.lstrip("+").startswith(("figures.", "sweep.show="))]:
             raise InputError(f"{of_runs[0]}: reference/{name} has no variants")

@@ -48,12 +48,16 @@ MEANT = {
     "reference": ("all", ["reference.sweeps=[{}]"]),
     "claims": ("true", ["claims={}"]),
     "report": ("true", ["report={}"]),
+    "runs": ("all", ["runs.store={}"]),
     "help": ("all", ["help={}"]),
 }
 """The default value of each short command, and the overrides that it stands for."""
 
 OPEN = ("sweep.grid.", "sweep.more=", "model.norm_options.", "model.norm_options=")
 """The beginnings of overrides that may add keys without Hydra's ``+``."""
+
+TEXT, TEXTS = ("sweep.note", "runs.merge", "runs.export"), ("runs.where", "runs.compare")
+"""The settings that hold a text, whatever it would be to Hydra, and lists of texts, which need no brackets."""
 
 REFERENCE = "reference/"
 """What stands before the name of a sweep of which the reference data are meant."""
@@ -62,10 +66,11 @@ REFERENCE = "reference/"
 def complete(overrides: Sequence[str]) -> list[str]:
     """Write overrides with ``+sweep``, ``+show`` and other short commands in Hydra's own grammar.
 
-    Bare, they get a default value; with one, they need no ``+``. Nor does a key that is new where any may be.
+    Bare, they get a default value; with one, they need no ``+``. Nor does a key that is new where any may be. Texts are
+    quoted.
     """
     completed = []
-    for override in overrides:
+    for override in map(_with_texts_quoted, overrides):
         name, equals, value = override.removeprefix("+").partition("=")
         if name in MEANT and (equals or override.startswith("+")):
             default, meant = MEANT[name]
@@ -75,6 +80,37 @@ def complete(overrides: Sequence[str]) -> list[str]:
         else:
             completed.append(f"++{override}" if override.startswith(OPEN) else override)
     return completed
+
+
+def _is_text(override: str) -> bool:
+    """Tell whether an override is by a text, or by a list of texts."""
+    key, equals, value = override.partition("=")
+    return key.lstrip("+") in (*TEXT, *TEXTS) and bool(equals) and value != "null"
+
+
+def _with_texts_quoted(override: str) -> str:
+    if not _is_text(override):
+        return override
+    key, _, value = override.partition("=")
+    return f"{key}={_quoted(value) if key.lstrip('+') in TEXT else '[' + ','.join(map(_quoted, _items(value))) + ']'}"
+
+
+def _quoted(text: str) -> str:
+    whole = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", text, re.DOTALL)
+    return text if whole else QuotedString(text, Quote.single).with_quotes()
+
+
+def _items(text: str) -> list[str]:
+    """Return what stands between the commas of a list, brackets around it or not, but for those within brackets."""
+    inner = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    items, depth = [""], 0
+    for part in re.findall(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", inner, re.DOTALL):
+        depth += (part in "[{(") - (part in ")}]")
+        if part == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += part
+    return [item.strip() for item in items if item.strip()]
 
 
 def gather_lists(overrides: Sequence[str]) -> list[str]:
@@ -117,6 +153,9 @@ def typed(overrides: Sequence[str]) -> list[str]:
         if override.startswith(f"++{LISTS}=['"):
             (gathered,) = _parsed([override])
             found += cast(list[str], gathered.value())
+        elif _is_text(override) and (parsed := [*_parsed([override])]):
+            value = parsed[0].value()
+            found.append(f"{override.partition('=')[0]}={','.join(value) if isinstance(value, list) else value}")
         else:
             bare = override.removeprefix("++")
             found.append(bare if bare.startswith(OPEN) else override)
@@ -458,7 +497,7 @@ def _parsed(overrides: Sequence[str]) -> Iterator[Override]:
     parser = OverridesParser.create()
     for override in overrides:
         try:
-            yield from parser.parse_overrides([override])
+            yield from parser.parse_overrides([_with_texts_quoted(override)])
         except (OverrideParseException, ValueError):  # the latter of more digits than Python reads
             continue
 

@@ -461,6 +461,39 @@ class Reference:
     """A folder with the files of data sets, or with a folder for each by its name; None to download them."""
 
 
+@dataclass(frozen=True)
+class Runs:
+    """The question what becomes of stored runs."""
+
+    store: Annotated[str, Field(min_length=1)] | None
+    """The name of the sweep whose runs they are; ``all`` for a list of the stores, None if that is not the question."""
+    where: list[str]
+    """The settings, and other columns of table ``runs``, that they must have, as KEY=VALUE."""
+    compare: list[str] | None
+    """The ids of two runs."""
+    delete: Literal["failed", "stale", "selected"] | None
+    merge: Annotated[str, Field(min_length=1)] | None
+    """The file or folder of another store."""
+    export: str | None
+    """The file that gets a table."""
+    table: Literal["runs", "curves", "layers", "units"]
+    yes: bool
+    """Whether to do without a question what can't be undone."""
+
+    def __post_init__(self) -> None:
+        """Check what goes together.
+
+        Raises:
+            ValueError: naming the key, its value and what is allowed.
+        """
+        if self.compare is not None and len({*self.compare}) != 2:
+            raise ValueError(f"compare={','.join(self.compare)}: must be the ids of two runs: ID,ID")
+        if self.delete == "selected" and not self.where:
+            raise ValueError("delete=selected: only with runs.where=KEY=VALUE, which selects")
+        if self.export is not None and not self.export.endswith((".csv", ".parquet")):
+            raise ValueError(f"export={self.export}: must end in .csv or .parquet")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refine:
     """The refinement of a sweep's grid where runs begin to reach, or to miss, an accuracy (:mod:`bnrepro.refining`)."""
@@ -514,6 +547,9 @@ class Settings:
     report: bool
     """Whether to make a page of all reference data, and train nothing."""
     reference: Reference
+    runs: Runs
+    note: str | None
+    """The words that are stored with the runs that are trained."""
     help: str | None
     """The name that is to be explained, or ``all``; None if that is not the question."""
 
@@ -542,6 +578,8 @@ class Settings:
             claims=_outer(composed, "claims", bool),
             report=_outer(composed, "report", bool),
             reference=validated(Reference, composed.get("reference"), "reference"),
+            runs=validated(Runs, composed.get("runs"), "runs"),
+            note=sweep.note,
             help=_outer(composed, "help", str | None),
         )
 
@@ -550,6 +588,7 @@ class Settings:
         """Return the commands, beside training and sweeps, that these settings give: each key, and what was said."""
         given = {
             "help": self.help,
+            "runs.store": self.runs.store,
             "reference.sweeps": self.reference.sweeps,
             "claims": self.claims or None,
             "report": self.report or None,
@@ -590,6 +629,7 @@ class _Sweep:
     force: bool
     show: bool | Literal["reference"]
     redraw: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    note: Annotated[str, Field(min_length=1)] | None
     refine: Refine
     grid: dict[str, Any] = field(default_factory=dict)
     """The values of settings that are combined; without it there is no sweep."""

@@ -16,7 +16,9 @@ from .settings import to_override
 Keys: TypeAlias = tuple[str, ...]
 Grid: TypeAlias = dict[str, Any]
 
-AROUND = ("compute", "results_dir", "sweep", "figures", "verify", "benchmark", "claims", "report", "reference", "help")
+AROUND = (
+    "compute", "results_dir", "sweep", "figures", "verify", "benchmark", "claims", "report", "reference", "runs", "help"
+)  # fmt: skip
 """The keys of what is said around the runs, which no grid has."""
 
 ABSENT = object()

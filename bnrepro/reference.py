@@ -20,8 +20,8 @@ from .errors import InputError
 from .experiment import PREDICTIONS, TABLE_OF, Experiment, import_experiment
 from .presenting import present, relative
 from .provenance import digest
-from .store import MEASURED, Results, Store, is_setting
-from .verify import JUDGED, LAST_JUDGED_STEP, OUTCOME
+from .store import MEASURED, OUTCOME, Results, Store, is_setting
+from .verify import JUDGED, LAST_JUDGED_STEP
 
 EXACTLY: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < "3" else {}
 """What makes pandas read the number that was written; before its version 3, the last bit may be another without it."""

@@ -37,7 +37,7 @@ PAGE = places.PACKAGE / "page"
 """The folder of the template, and of the scripts in the order of ``SCRIPTS``."""
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "view.js")
 
-FROM = ("code", "git_commit", "bnrepro", "numpy", "python", "numba", "blas", "blas_kernel", "cpu", "host")
+FROM = ("code", "git_commit", "bnrepro", "numpy", "python", "numba", "blas", "blas_kernel", "cpu", "host", "note")
 """The columns of table ``runs`` that say where a run comes from, as far as there are any."""
 
 

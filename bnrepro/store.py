@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 APPLICATION_ID = 0x626E7265  # "bnre": marks the file as ours
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 AFFINITIES = {float: "REAL", int: "INTEGER", str: "TEXT"}
 _OWN_COLUMNS = ", ".join(
     f"{found.setting.column} {AFFINITIES[found.kind]}" for found in declared_settings() if found.setting.column
@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS runs (
     code TEXT NOT NULL,   -- digest of the code that computed it
     bnrepro TEXT, git_commit TEXT, python TEXT, numpy TEXT, simd TEXT,
     blas TEXT, blas_kernel TEXT, blas_threads INTEGER, machine TEXT, cpu TEXT, host TEXT, numba TEXT,
+    note TEXT,            -- what the user wrote of the command that trained it
     UNIQUE (run_id, code)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS curves (
@@ -89,6 +90,8 @@ CREATE TABLE IF NOT EXISTS units (
 """
 MEASURED = {"curves": ["step"], "layers": ["step", "layer"], "units": ["step", "unit"], "predictions": list[str]()}
 """The tables of what was measured, and what tells apart the rows of one run in each."""
+OUTCOME = ["status", "test_accuracy", "validation_accuracy", "diverged_at"]
+"""The columns of table ``runs`` that training gives."""
 NEEDED = ("config", "status", "code", "test_accuracy", "diverged_at", "seconds", "error")
 """The columns of table ``runs``, beside those that it is sorted by, without which nothing can be told of a run."""
 
@@ -345,18 +348,30 @@ class Store:
         return InputError(f"{self.path}: can't be used as a store of runs ({line}){advice}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Connect so that all changes are on the disk once this ends without an error, and else none."""
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Connect so that each change is on the disk even if the power goes right after."""
         with self._connect() as db:
             db.execute("PRAGMA foreign_keys = ON")
-            db.execute("PRAGMA synchronous = EXTRA")  # on the disk even if the power goes right after
+            db.execute("PRAGMA synchronous = EXTRA")
             db.execute("PRAGMA fullfsync = ON")  # the same for macOS
+            yield db
+
+    @contextmanager
+    def _transaction(self, other: Path | None = None) -> Iterator[sqlite3.Connection]:
+        """Connect so that all changes are on the disk once this ends without an error, and else none.
+
+        Args:
+            other: file of another store, whose tables are to be had under the name ``other``.
+        """
+        with self._writing() as db:
+            if other:
+                db.execute("ATTACH ? AS other", [str(other)])
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
 
-    def add(self, results: Iterable[RunResult], *, replace: bool = False) -> None:
-        """Store runs that have ended, in one transaction, and drop the claims to them.
+    def add(self, results: Iterable[RunResult], *, replace: bool = False, note: str | None = None) -> None:
+        """Store runs that have ended, with a note, in one transaction, and drop the claims to them.
 
         A failed run gives way to a later try. A finished one does not, unless ``replace`` and the later one is
         finished too. What other code computed stays beside it.
@@ -368,7 +383,7 @@ class Store:
                 if _is_finished(db, key) and not (replace and result.status != "failed"):
                     continue
                 db.execute("DELETE FROM runs WHERE run_id = ? AND code = ?", key)
-                _insert(db, "runs", [result.row()])
+                _insert(db, "runs", [result.row() | {"note": note}])
                 (run,) = db.execute("SELECT last_insert_rowid()").fetchone()
                 for table in MEASURED:
                     _insert(db, table, [{"run": run} | row for row in getattr(result, table)])
@@ -384,11 +399,11 @@ class Store:
             rows = db.execute("SELECT run_id, code, ifnull(test_accuracy, 0) FROM runs WHERE status != 'failed'")
             return {(run_id, code): accuracy for run_id, code, accuracy in rows}
 
-    def settings(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return ``(run_id, code, settings)`` of the runs that are done or diverged, in the order of their ids."""
+    def settings(self, *, failed: bool = False) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return ``(run_id, code, settings)`` of runs that are finished, or failed too, in the order of their ids."""
         with self._connect() as db:
-            sql = "SELECT run_id, code, config FROM runs WHERE status != 'failed' ORDER BY run_id, code"
-            return [(run_id, code, _settings(config)) for run_id, code, config in db.execute(sql)]
+            sql = "SELECT run_id, code, config FROM runs WHERE ? OR status != 'failed' ORDER BY run_id, code"
+            return [(run_id, code, _settings(config)) for run_id, code, config in db.execute(sql, [failed])]
 
     def of_other_code(self, runs: Iterable[RunConfig]) -> dict[str, str]:
         """Return those of ``runs`` that only other code has finished: their ids, and the last code that did."""
@@ -442,7 +457,7 @@ class Store:
             db.execute("DELETE FROM claims WHERE owner = ?", [owner])
 
     def load(self, runs: Iterable[RunConfig] | None = None) -> Results:
-        """Load what the code in place has stored of ``runs``; by default all runs, by the code that stored them last.
+        """Load what the code in place has stored of ``runs``; by default all runs, by the code that ended them last.
 
         The DataFrames are in an order that does not depend on who finished first. Table ``runs`` has every setting as
         a column with a dotted name, except those with a column of their own. The others are read at first use.
@@ -450,38 +465,137 @@ class Store:
         Warns:
             UserWarning: if that puts runs of different code together.
         """
-        import pandas as pd
-
-        order = ["dataset", "activation", "norm", "lr", "seed", "run_id"]
         with self._connect() as db:
             db.execute("BEGIN")  # one state of the file for all that is read
             if runs is None:
-                chosen = [run for (run,) in db.execute("SELECT max(run) FROM runs GROUP BY run_id")]
+                chosen = [run for run, _ in db.execute(f"SELECT run, max({ENDED}) FROM runs GROUP BY run_id")]
             else:
                 wanted = {_key(run) for run in runs}
                 stored = db.execute("SELECT run, run_id, code FROM runs")
                 chosen = [run for run, *key in stored if tuple(key) in wanted]
-            table = _read(db, "runs", chosen)
-            for column in (*order, *NEEDED):
-                if column not in table:
-                    raise self._unusable(f"no column {column} in table runs", sqlite3.SQLITE_CORRUPT)
-            settings = pd.json_normalize([_settings(text) for text in table["config"]])
-        if runs is None and (versions := _versions(table)) > 1:
+            table, versions = self._runs(db, chosen)
+        if runs is None and versions > 1:
             warnings.warn(
                 f"{self.path}: runs computed by {versions} versions of the code; column code tells which", stacklevel=3
             )
-        settings.index = table.index
-        table = table.drop(columns="config").join(settings.drop(columns=list(COLUMNS), errors="ignore"))
-        table = table.sort_values(order, ignore_index=True)
-        return Results(table, *(functools.partial(self._measured, name, chosen) for name in MEASURED))
+        parts = (functools.partial(self._without_numbers, name, chosen) for name in MEASURED)
+        return Results(table.drop(columns="run"), *parts)
 
-    def _measured(self, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+    def all_runs(self) -> pd.DataFrame:
+        """Load table ``runs`` as :meth:`load` does, but of every code, with the number of a run as column ``run``."""
+        with self._connect() as db:
+            db.execute("BEGIN")
+            return self._runs(db, [run for (run,) in db.execute("SELECT run FROM runs")])[0]
+
+    def _runs(self, db: sqlite3.Connection, chosen: Sequence[int]) -> tuple[pd.DataFrame, int]:
+        """Read table ``runs`` with a column for every setting, and count the versions of code that they are from."""
+        import pandas as pd
+
+        order = ["dataset", "activation", "norm", "lr", "seed", "run_id", "code"]
+        table = _read(db, "runs", chosen)
+        for column in (*order, *NEEDED):
+            if column not in table:
+                raise self._unusable(f"no column {column} in table runs", sqlite3.SQLITE_CORRUPT)
+        settings = pd.json_normalize([_settings(text) for text in table["config"]])
+        settings.index = table.index
+        whole = table.drop(columns="config").join(settings.drop(columns=list(COLUMNS), errors="ignore"))
+        return whole.sort_values(order, ignore_index=True), _versions(table)
+
+    def _without_numbers(self, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+        return self.measured(table, chosen).drop(columns="run")
+
+    def measured(self, table: str, chosen: Sequence[int]) -> pd.DataFrame:
+        """Load what was measured of runs, by their numbers in column ``run``.
+
+        Raises:
+            InputError: if one of them is not there any more.
+        """
         with self._connect() as db:
             db.execute("BEGIN")
             (left,) = db.execute(f"SELECT count(*) FROM runs WHERE run IN {CHOSEN}", [json.dumps(chosen)]).fetchone()
             if left != len(chosen):
-                raise InputError(f"{self.path}: runs were trained again since they were loaded; load them again")
+                raise InputError(
+                    f"{self.path}: runs were deleted or trained again since they were loaded; load them again"
+                )
             return _read(db, table, chosen)
+
+    def delete(self, chosen: Sequence[int]) -> int:
+        """Delete runs by their numbers, in one transaction, and return how many there still were.
+
+        A run that is trained again has another number, so that what a sweep stores meanwhile stays.
+        """
+        with self._transaction() as db:
+            return db.execute(f"DELETE FROM runs WHERE run IN {CHOSEN}", [json.dumps(chosen)]).rowcount
+
+    def give_back_space(self) -> bool:
+        """Give the space of what was deleted back to the disk, and tell whether none is left to give back.
+
+        That may keep the file locked for longer than a sweep waits for it, so it is left as long as one has claims.
+        """
+        with self._writing() as db:
+            (free,) = db.execute("PRAGMA freelist_count").fetchone()
+            owners = db.execute("SELECT DISTINCT host, pid FROM claims").fetchall()
+            if free and any(not _has_ended(host, pid) for host, pid in owners):
+                return False
+            if free:
+                db.execute("VACUUM")
+            return True
+
+    def merge(self, other: Store) -> Merged:
+        """Take the runs of another store into this one, in one transaction.
+
+        Of runs that are in both, by the same code, a finished one takes the place of a failed one; else this store's
+        are kept.
+        """
+        with self._transaction(other.path) as db:
+            if db.execute("PRAGMA other.quick_check(1)").fetchone() != ("ok",):
+                raise other._unusable("database disk image is malformed", sqlite3.SQLITE_CORRUPT)
+            columns = {table: _same_columns(db, table) for table in ("runs", *MEASURED)}
+            ours, theirs = (
+                {
+                    (run_id, code): (run, status != "failed")
+                    for run, run_id, code, status in db.execute(
+                        f"SELECT run, run_id, code, status FROM {schema}.runs ORDER BY run"
+                    )
+                }
+                for schema in ("main", "other")
+            )
+            merged = Merged()
+            for key, (there, finished) in theirs.items():
+                here, finished_here = ours.get(key, (None, False))
+                if here is not None and (finished_here or not finished):
+                    merged.kept += 1
+                    if finished and _differ(db, here, there, columns):
+                        merged.differing.append((here, there))
+                    continue
+                if here is None:
+                    merged.new += 1
+                else:
+                    merged.replaced += 1
+                    db.execute("DELETE FROM main.runs WHERE run = ?", [here])
+                names = columns["runs"]
+                db.execute(f"INSERT INTO main.runs ({names}) SELECT {names} FROM other.runs WHERE run = ?", [there])
+                (run,) = db.execute("SELECT last_insert_rowid()").fetchone()
+                for table in MEASURED:
+                    names = columns[table]
+                    db.execute(
+                        f"INSERT INTO main.{table} (run, {names}) SELECT ?, {names} FROM other.{table} WHERE run = ?",
+                        [run, there],
+                    )
+        return merged
+
+
+@dataclass
+class Merged:
+    """The number of runs that came of another store, and of those that did not."""
+
+    new: int = 0
+    replaced: int = 0
+    """The number of runs that took the place of failed ones."""
+    kept: int = 0
+    """The number of runs that were in both stores, of which this store's were kept."""
+    differing: list[tuple[int, int]] = field(default_factory=list)
+    """The numbers, here and there, of those that were kept, although what training gave is not the same to the bit."""
 
 
 def _key(run: RunConfig) -> tuple[str, str]:
@@ -543,6 +657,31 @@ def _insert(db: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> N
         )
 
 
+def _same_columns(db: sqlite3.Connection, table: str) -> str:
+    """Add the columns to a table that it has in the other store alone, and return all that are there but ``run``."""
+    there = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA other.table_info({table})") if name != "run"}
+    here = {name for _, name, *_ in db.execute(f"PRAGMA main.table_info({table})")}
+    for name in there.keys() - here:
+        db.execute(f'ALTER TABLE main.{table} ADD COLUMN "{name}" {there[name]}')
+    return ", ".join(f'"{name}"' for name in there)
+
+
+def _differ(db: sqlite3.Connection, here: int, there: int, columns: Mapping[str, str]) -> bool:
+    """Tell whether training gave a run other numbers here than in the other store."""
+    columns = {**columns, "runs": ", ".join(OUTCOME)}
+    return any(
+        db.execute(f"SELECT 1 FROM (SELECT {names} FROM {one} EXCEPT SELECT {names} FROM {other})", runs).fetchone()
+        for table, names in columns.items()
+        for one, other, runs in (
+            (f"main.{table} WHERE run = ?", f"other.{table} WHERE run = ?", [here, there]),
+            (f"other.{table} WHERE run = ?", f"main.{table} WHERE run = ?", [there, here]),
+        )
+    )
+
+
+ENDED = "ifnull(finished, '') || printf('%20d', run)"
+"""The expression for the order in which runs ended, and else were stored: those of another machine were later."""
+
 CHOSEN = "(SELECT value FROM json_each(?))"
 """The expression for a JSON list of any length as a parameter."""
 
@@ -551,7 +690,7 @@ def _read(db: sqlite3.Connection, table: str, chosen: Sequence[int]) -> pd.DataF
     """Read the rows of chosen runs; NULL is NaN in a column of numbers, even if it is NULL in every row."""
     import pandas as pd
 
-    types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})") if name != "run"}
+    types = {name: kind for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})")}
     columns = ["run_id", *(name for name in types if name != "run_id")]
     order = ", ".join(["run_id", *MEASURED.get(table, ())])
     names = ", ".join(f'"{name}"' for name in columns)
@@ -591,9 +730,15 @@ def _add_what_came_with_5(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE runs ADD COLUMN finished TEXT")
 
 
+def _add_what_came_with_6(db: sqlite3.Connection) -> None:
+    """Migrate from schema 5, which knew no notes."""
+    db.execute("ALTER TABLE runs ADD COLUMN note TEXT")
+
+
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {
     2: _leave_out_defaults_of_norms,
     3: _add_what_came_with_4,
     4: _add_what_came_with_5,
+    5: _add_what_came_with_6,
 }
 """The function that migrates each earlier schema to the next."""

@@ -265,6 +265,7 @@ def run_all(
     *,
     force: bool = False,
     asked: Callable[[], Sequence[RunConfig]] = lambda: (),
+    note: str | None = None,
 ) -> None:
     """Train the runs that the store lacks on all workers, or all runs if ``force``, and store each group as it ends.
 
@@ -277,6 +278,7 @@ def run_all(
         progress: that is shown.
         force: train again what is stored.
         asked: returns the runs that are asked for by what is then stored: these, and more of the same data.
+        note: stored with the runs that are trained.
 
     Raises:
         InputError: if the data can't be loaded, the store can't be written, or the workers can't be used.
@@ -288,7 +290,7 @@ def run_all(
         owner = uuid.uuid4().hex
         data = load_data(missing)
         with _claims(store, owner), workers.start(compute, data) as started:
-            _Driver(store, owner, started, compute, progress, data, force, asked).drive(missing)
+            _Driver(store, owner, started, compute, progress, data, force, asked, note).drive(missing)
 
 
 @contextmanager
@@ -325,9 +327,10 @@ class _Driver:
         data: Mapping[Choice[Source], Dataset],
         force: bool,
         asked: Callable[[], Sequence[RunConfig]],
+        note: str | None = None,
     ) -> None:
         self.store, self.owner, self.workers, self.compute = store, owner, started, compute
-        self.progress, self.data, self.force, self.asked = progress, data, force, asked
+        self.progress, self.data, self.force, self.asked, self.note = progress, data, force, asked, note
         self.known: set[str] = set()
         """The ids of the runs that are in the queue, or were."""
         self.queue: deque[list[RunConfig]] = deque()
@@ -405,7 +408,7 @@ class _Driver:
             self._store([RunResult(group[0], status="failed", error=text)])
 
     def _store(self, results: list[RunResult]) -> None:
-        self.store.add(results, replace=self.force)
+        self.store.add(results, replace=self.force, note=self.note)
         if not self.queue:  # before a worker is idle
             self._more()
         self.progress(results)

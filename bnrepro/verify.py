@@ -22,14 +22,13 @@ from . import places
 from .config import Compute, RunConfig
 from .errors import InputError
 from .provenance import environment, software
-from .store import MEASURED, Results, Store
+from .store import MEASURED, OUTCOME, Results, Store
 from .sweeping import Progress, run_all
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SETTINGS = ["activation", "norm", "lr", "seed"]
-OUTCOME = ["status", "test_accuracy", "validation_accuracy", "diverged_at"]
 HARDWARE = ["machine", "simd", "blas", "blas_kernel"]
 JUDGED = ["train_loss", "gradient_norm"]
 LAST_JUDGED_STEP = 1

@@ -112,6 +112,10 @@ def test_runs_that_fail_are_warned_of_and_are_in_the_results(here: Path, mine: s
         (lambda: api.train(["compute=dask"]), "compute=dask: has no effect on a single run, which is trained as with"),
         (lambda: api.sweep("figure1", ["model.init.std=0.2"]), "model.init.std=0.2: none of the sweep's 5 values of"),
         (lambda: api.load("figure1", ["sweep.force=true"]), "sweep.force=true: only where runs are trained"),
+        (lambda: api.load("figure1", ["sweep.note=x"]), "sweep.note=x: only where runs are trained"),
+        (lambda: api.train(["sweep.note=x"]), "sweep: bnrepro.sweep"),
+        (lambda: api.train(["+runs"]), "runs.store=all: only on the command line, python -m bnrepro runs.store=all"),
+        (lambda: api.train(["runs.where=seed=1"]), r"runs.where=seed=1: only with \+runs, on the command line"),
         (lambda: api.sweep("figure1", ["sweep.grid={}"]), r"sweep.grid=\{\}: must list values"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
 
-from bnrepro.composition import complete, compose, gather_lists, mistake, options
+from bnrepro.composition import complete, compose, gather_lists, mistake, options, typed
 from bnrepro.errors import InputError
 from bnrepro.places import CONF
 from bnrepro.startup import VERSION_BASE
@@ -41,11 +41,35 @@ from bnrepro.startup import VERSION_BASE
         ("model.norm_options.eps=1e-3", ["++model.norm_options.eps=1e-3"]),
         ("model.norm_options={eps:1e-3}", ["++model.norm_options={eps:1e-3}"]),
         ("+model.norm_options.eps=1e-3", ["+model.norm_options.eps=1e-3"]),
+        ("+runs", ["runs.store=all"]),
+        ("+runs=figure1", ["runs.store=figure1"]),
+        ("sweep.note=it's a: b, [c]", [r"sweep.note='it\'s a: b, [c]'"]),
+        ("++sweep.note='a' or 'b'", [r"++sweep.note='\'a\' or \'b\''"]),
+        ("sweep.note='a, b'", ["sweep.note='a, b'"]),
+        ("sweep.note=null", ["sweep.note=null"]),
+        ("runs.compare=12e4,0012", ["runs.compare=['12e4','0012']"]),
+        ("runs.where=[a=1, b=[1,[2,3]],c='d,e']", [r"runs.where=['a=1','b=[1,[2,3]]','c=\'d,e\'']"]),
+        ("runs.where=['a=1',\"b=2\"]", ["runs.where=['a=1',\"b=2\"]"]),
+        ("runs.where=[]", ["runs.where=[]"]),
         ("--multirun", ["--multirun"]),
     ],
 )
 def test_short_commands_are_completed(given: str, meant: list[str]) -> None:
     assert complete(["a=1", given, "b=2"]) == ["a=1", *meant, "b=2"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sweep.note=it's a: b, [c]",
+        "sweep.note=a\nb",
+        "+sweep.note=2026",
+        "runs.compare=12e4,0012",
+        "runs.where=a=1,b=[1,[2,3]],c='d,e'",
+    ],
+)
+def test_texts_are_shown_as_they_were_typed(override: str) -> None:
+    assert typed(complete([override])) == [override]
 
 
 @pytest.mark.parametrize(

@@ -518,7 +518,7 @@ def test_results_dir_and_compute_are_not_part_of_a_run() -> None:
         ("compute.name=inline", "compute.n_jobs=-1: no such key; known are group_size"),
         ("compute.group_size=0", "compute.group_size=0: must be greater than 0"),
         ("+compute.foo=0", "compute.foo=0: no such key; known are group_size, n_jobs"),
-        ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, show, redraw, refine, grid, more"),
+        ("+sweep.foo=1", "sweep.foo=1: no such key; known are dry_run, force, show, redraw, note, refine, grid, more"),
         ("sweep=learning_rates ++sweep.grid=null", "sweep.grid=null: must be a valid dictionary"),
         ("sweep=learning_rates ++sweep.grid=[1]", "++sweep.grid=[1]: must be settings, each with a list of values"),
     ],

@@ -69,7 +69,7 @@ def test_a_command_is_understood(
 
     for name in ("one_run", "sweep", "show"):
         monkeypatch.setattr(commands, name, check_runs)
-    for name in ("check", "claims", "report", "make_references"):
+    for name in ("check", "claims", "report", "runs", "make_references"):
         monkeypatch.setattr(commands, name, lambda *given: asked.append(given))
     monkeypatch.setattr("bnrepro.benchmark.benchmark", lambda *given: asked.append(given))
     ended = call(*[word.replace("mine.Softsign", "relu") for word in words])

@@ -379,7 +379,9 @@ def old_store(store: Store) -> Path:
 
 def make_old(file: Path, version: int) -> None:
     """Make a store, but for its ids, one of an earlier schema."""
-    query(file, "ALTER TABLE runs DROP COLUMN finished")
+    query(file, "ALTER TABLE runs DROP COLUMN note")
+    if version < 5:
+        query(file, "ALTER TABLE runs DROP COLUMN finished")
     if version < 4:
         for column in ("validation_accuracy", "cpu", "host", "numba"):
             query(file, f"ALTER TABLE runs DROP COLUMN {column}")
