@@ -136,7 +136,7 @@ def another(found: Declared, now: object, names: Iterable[str] = (), comment: st
         values += [not now]
     elif isinstance(now, int | float):
         values += [now // 2 if isinstance(now, int) else now / 2, 2 * abs(now)]
-    for value in (*values, 0.1, 5, True, text, None, [text, text], [text]):
+    for value in (*values, 0.1, 5, True, text, None, [f"{text}1", f"{text}2"], [text]):
         with suppress(InputError):
             if validated_value(found.annotated, value, found.key) != now:
                 return value

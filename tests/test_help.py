@@ -146,7 +146,7 @@ def test_an_example_is_like_what_the_comment_has() -> None:
     assert another(text, None, comment="an address, tcp://HOST:8786; null: none") == "tcp://HOST:8786"
     assert another(text, None, comment="+help=NAME: a NAME. And more") == "THING"
     two = Declared("some.thing", Setting(), None, Annotated[list[str], Field(min_length=2)] | None, None)
-    assert another(two, None) == ["THING", "THING"]
+    assert another(two, None) == ["THING1", "THING2"]
 
 
 # Entries
