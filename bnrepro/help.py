@@ -119,20 +119,24 @@ def _spelled(schema: Mapping[str, Any]) -> str:
     return " ".join([name, " and ".join(bounds)]).strip()
 
 
-def another(found: Declared, now: object, names: Iterable[str] = ()) -> object:
-    """Return a value that a setting may have, other than now; where any text will do, that is its name in capitals."""
+def another(found: Declared, now: object, names: Iterable[str] = (), comment: str = "") -> object:
+    """Return a value that a setting may have, other than now.
+
+    Where any text will do, that is one of the comment like ``FILE.csv``, else the name of the setting in capitals.
+    """
     schemas = [schema := TypeAdapter(found.annotated).json_schema(), *schema.get("anyOf", ())]
     schemas += [schema["items"] for schema in schemas if "items" in schema]
     values = [*names, *(value for schema in schemas for value in schema.get("enum", ()))]
-    capitals = found.key.rpartition(".")[2].upper()
+    like = re.search(r"(\w+://)?\b[A-Z]{3,}[:.]\w+", comment)
+    text = like[0] if like else found.key.rpartition(".")[2].upper()
     if isinstance(now, list):
         longer = [*now, now[-1]] if now and not isinstance(now[-1], str) else None
-        values = [*([*now, value] for value in values if value not in now), longer, [capitals], now[:1]]
+        values = [*([*now, value] for value in values if value not in now), longer, [text], now[:1]]
     elif isinstance(now, bool):
         values += [not now]
     elif isinstance(now, int | float):
         values += [now // 2 if isinstance(now, int) else now / 2, 2 * abs(now)]
-    for value in (*values, 0.1, 5, True, capitals, None):
+    for value in (*values, 0.1, 5, True, text, None, [f"{text}1", f"{text}2"], [text]):
         with suppress(InputError):
             if validated_value(found.annotated, value, found.key) != now:
                 return value
@@ -277,7 +281,7 @@ class Manual:
         short = next((name for name, (_, meant) in MEANT.items() if meant[-1].startswith(f"{key}=")), None)
         if short:
             told["example"] = f"python -m bnrepro +{short}"
-        elif (other := another(found, value, NAMES.get(key, ()))) != value:
+        elif (other := another(found, value, NAMES.get(key, ()), told["what"])) != value:
             told["example"] = f"python -m bnrepro {given}{_given(key, other)}"
         return _entry(told)
 

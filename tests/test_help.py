@@ -140,6 +140,15 @@ def test_an_example_has_another_value(kind: Any, now: object, names: list[str], 
     assert another(Declared("some.thing", Setting(), None, kind, None), now, names) == found
 
 
+def test_an_example_is_like_what_the_comment_has() -> None:
+    text = Declared("some.thing", Setting(), None, str | None, None)
+    assert another(text, None, comment="a file, FILE.csv or FILE.parquet") == "FILE.csv"
+    assert another(text, None, comment="an address, tcp://HOST:8786; null: none") == "tcp://HOST:8786"
+    assert another(text, None, comment="+help=NAME: a NAME. And more") == "THING"
+    two = Declared("some.thing", Setting(), None, Annotated[list[str], Field(min_length=2)] | None, None)
+    assert another(two, None) == ["THING1", "THING2"]
+
+
 # Entries
 
 
