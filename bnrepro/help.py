@@ -54,7 +54,13 @@ NAMES: Mapping[str, Mapping[str, Any]] = {
 CLASSES: Mapping[str, Mapping[str, Any]] = {**{group: t.entries for group, t in TABLES.items()}, "compute": COMPUTES}
 """The groups of options, but for sweeps, and the classes behind their names."""
 
-BEGINNINGS = {"sweep": "+sweep ", "compute": "+sweep ", "verify": "+verify ", "reference": "+reference "}
+BEGINNINGS = {
+    "runs": "+runs=NAME ",
+    "sweep": "+sweep ",
+    "compute": "+sweep ",
+    "verify": "+verify ",
+    "reference": "+reference ",
+}
 """The short command beside which the settings of a group have an effect, where it takes one."""
 
 
