@@ -469,8 +469,8 @@ class Runs:
     """The name of the sweep whose runs they are; ``all`` for a list of the stores, None if that is not the question."""
     where: list[str]
     """The settings, and other columns of table ``runs``, that they must have, as KEY=VALUE."""
-    compare: list[str] | None
-    """The ids of two runs."""
+    compare: list[str]
+    """The ids of two runs; none if that is not the question."""
     delete: Literal["failed", "stale", "selected"] | None
     merge: Annotated[str, Field(min_length=1)] | None
     """The file or folder of another store."""
@@ -486,12 +486,8 @@ class Runs:
         Raises:
             ValueError: naming the key, its value and what is allowed.
         """
-        if self.compare is not None and len({*self.compare}) != 2:
-            raise ValueError(f"compare={','.join(self.compare)}: must be the ids of two runs: ID,ID")
         if self.delete == "selected" and not self.where:
             raise ValueError("delete=selected: only with runs.where=KEY=VALUE, which selects")
-        if self.export is not None and not self.export.endswith((".csv", ".parquet")):
-            raise ValueError(f"export={self.export}: must end in .csv or .parquet")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,15 +55,19 @@ def look_after(asked: Runs, results_dir: Path, overrides: Sequence[str]) -> None
     Raises:
         InputError: if it can't be done, or something that was given has no effect.
     """
-    given = [key for key in ACTIONS if getattr(asked, key) is not None]
+    given = [key for key in ACTIONS if getattr(asked, key)]
     if asked.store == ALL:
         refuse(overrides, [f"runs.{key}" for key in (*ACTIONS, "where", "table", "yes")], "only with +runs=NAME")
         list_stores(results_dir)
         return
     if len(given) > 1:
         refuse(overrides, [f"runs.{given[0]}"], f"not together with runs.{given[1]}")
-    if asked.compare is not None or asked.merge is not None:
+    if asked.compare or asked.merge is not None:
         refuse(overrides, ["runs.where"], f"has no effect on runs.{given[0]}")
+    if asked.compare and len({*asked.compare}) != 2:
+        raise InputError(f"runs.compare={','.join(asked.compare)}: must be the ids of two runs: ID,ID")
+    if asked.export is not None and not asked.export.endswith((".csv", ".parquet")):
+        raise InputError(f"runs.export={asked.export}: must end in .csv or .parquet")
     if asked.export is None:
         refuse(overrides, ["runs.table"], "only with runs.export=FILE")
     if asked.delete is None and asked.export is None:
@@ -80,7 +84,7 @@ def look_after(asked: Runs, results_dir: Path, overrides: Sequence[str]) -> None
         )
     store = Store(folder)
     runs = identified(store)
-    if asked.compare is not None:
+    if asked.compare:
         compare(store, runs, asked.compare)
         return
     chosen = select(runs, asked.where)
