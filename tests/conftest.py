@@ -13,6 +13,7 @@ import pytest
 from calls import BROKEN, Ended
 from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bnrepro import api, sweeping
 from bnrepro.data import Dataset
@@ -62,7 +63,14 @@ def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are files without content: for commands of which something else is tested."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.write_text("<svg></svg>"))
+
+    def save_blank(figure: Figure, path: Path, **options: Any) -> None:
+        if options["format"] == "png":
+            Image.new("RGB", (1, 1)).save(path, "png", dpi=(40, 40))
+        else:
+            path.write_text("<svg></svg>")
+
+    monkeypatch.setattr(Figure, "savefig", save_blank)
 
 
 @pytest.fixture

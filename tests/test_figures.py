@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 from runs import a_run
 
 from bnrepro import analysis, figures
@@ -530,6 +531,17 @@ def test_files_are_of_their_kind_without_a_date_and_overwritten(tmp_path: Path) 
     assert pdf.startswith(b"%PDF")
     assert b"/Type3" not in pdf  # fonts that can't be edited
     assert b"CreationDate" not in pdf
+
+
+def test_a_png_has_a_palette_and_its_resolution(tmp_path: Path) -> None:
+    with look():
+        figure, (ax,) = panels(["few"], (2, 2))
+        ax.fill_between([0, 1], [0, 1], color="#0072B2")
+        (path,) = save(figure, tmp_path, "few", ["png"])
+    with Image.open(path) as drawn:
+        assert drawn.mode == "P"
+        assert drawn.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+        assert (0, 114, 178) in {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20) or []}
 
 
 @pytest.mark.parametrize("formats", [["svg"], ["pdf", "png"]])
