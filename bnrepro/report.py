@@ -231,7 +231,7 @@ def of_references(folder: Path, figures: Figures) -> Path:
         figures: how figures are drawn; as SVG, whatever formats are said.
     """
     from .claims import count, ledger, spell_row
-    from .stale import command, standings
+    from .stale import STALE, command, standings
     from .stale import spell as spell_standing
 
     parts, found = [], standings()
@@ -254,10 +254,13 @@ def of_references(folder: Path, figures: Figures) -> Path:
             )
             bar.update()
         rows = ledger(Path(drawn))
+        old = [name for name, (state, _) in found.items() if state == STALE]
+        told = f" Of stale reference data, which other code computed: {', '.join(old)}." if old else ""
+        counted = f"{count(rows)}{told}"
         claims = [
             dict(row, estimate=spell_row(row), sweep=row["figure"].partition("/")[0]) for _, row in rows.iterrows()
         ]
-        return write(folder / FILE, "Batch normalization: claims and reference data", parts, claims, count(rows))
+        return write(folder / FILE, "Batch normalization: claims and reference data", parts, claims, counted)
 
 
 def write(
@@ -270,7 +273,7 @@ def write(
         title: of the page.
         parts: a sweep each.
         claims: rows of the ledger that stands before them.
-        counted: how many of the claims have each verdict.
+        counted: how many of the claims have each verdict, and what is stale.
     """
     from .figures import atomic_write
 

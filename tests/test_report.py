@@ -153,6 +153,8 @@ def test_one_page_has_all_reference_data_and_claims(tmp_path: Path, monkeypatch:
     assert '<tr><th scope="row">reference data</th><td class="text">reference/growing_rate is ' in text
     assert "<code>python -m bnrepro +sweep=growing_rate dataset=mnist</code>" in text
     assert "these data have no curves of accuracy" in text
+    stale = [name for name in ("batch_size", "growing_rate") if f"reference/{name} is stale" in text]
+    assert ("stale reference data" in text) == bool(stale)
 
 
 # In a real browser
