@@ -203,6 +203,7 @@ NO_RESULTS = [
     "On 120 training images",
     "on 120 training images",
     "singular values near 1",
+    "10,000 it is smaller in most cases",
     "statistics that start at 0 have",
     "Digits, 10 seeds",
     "Ioffe 2017",
@@ -437,7 +438,7 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
         lambda: [len(shifts()), sum(finding.holds is True for finding in shifts())],
     ),
     (
-        "is {} to {} times the plain network's for sigmoid and {} to {} for ReLU where both train (on digits",
+        "is {} to {} times the plain network's for sigmoid and {} to {} for ReLU where both train (over the first",
         lambda: [*smoothness("sigmoid", [*TRAINED, 1.6]), *smoothness("relu", TRAINED)],
     ),
     (
