@@ -164,6 +164,18 @@ def count(rows: pd.DataFrame) -> str:
     return f"{len(own)} claims of the paper; {', '.join(f'{verdict}: {number}' for verdict, number in counts)}."
 
 
+def by_verdict(rows: pd.DataFrame) -> str:
+    """Write a table in Markdown with the ids of all claims by their verdict, those of the paper's own counted."""
+    grouped = rows.groupby("verdict", sort=False)["id"].agg(list)
+    counts = Counter(rows.loc[rows["id"].isin(LEDGER), "verdict"])
+    lines = [("verdict", "of the paper's claims", "all claims"), ("---",) * 3]
+    lines += [
+        (verdict, f"{counts[verdict]} of {counts.total()}", ", ".join(grouped[verdict]))
+        for verdict in sorted(grouped.index, key=lambda verdict: -counts[verdict])
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def spell_ledger(rows: pd.DataFrame) -> str:
     """Write the ledger for the screen, in 100 columns."""
     widths = (17, 38, 16, 23)
@@ -194,7 +206,7 @@ def to_markdown(rows: pd.DataFrame, folder: str, columns: Sequence[str]) -> str:
 def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> Iterator[Path]:
     """Write the ledger into a checkout: as CSV, and as a page of its own.
 
-    What is of the abstract, or of Figure 1, also goes into README.md, between its marks.
+    What is of the abstract, or of Figure 1, also goes into README.md, between its marks, and of all claims the verdict.
 
     Args:
         rows: of the ledger.
@@ -211,7 +223,7 @@ def write_ledger(rows: pd.DataFrame, checkout: Path, stale: Sequence[str]) -> It
     if begin and end:
         headlines = rows[rows["section"].str.contains("Abstract|Figure 1")]
         table = to_markdown(headlines, "results/reference/", ["verdict", "estimate", "figure"])
-        texts[readme] = f"{before}{BEGIN}\n{count(rows)}\n\n{table}{END}{after}"
+        texts[readme] = f"{before}{BEGIN}\n{table}\n{by_verdict(rows)}{END}{after}"
     for path, text in texts.items():
         with atomic_write(path) as partial:
             partial.write_text(text, "utf-8")

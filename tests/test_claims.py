@@ -113,11 +113,14 @@ def test_the_ledger_is_written_into_the_files_of_a_checkout(mine: Path) -> None:
     assert first.startswith(begin)
     page, readme = (path.read_text("utf-8") for path in written[1:])
     for text, link in ((page, "](mine/mine.png) |"), (readme, "](results/reference/mine/mine.png) |")):
-        assert count(rows) in text
+        assert (count(rows) in text) == (text == page)
         (line,) = (line for line in text.splitlines() if "It learns." in line)
         assert "| a\\|b: > 0.930 [0.920, ] |" in line
         assert line.endswith(link)
-    assert re.fullmatch(rf"Above\.\n\n{re.escape(BEGIN)}\n.* claims of .*\n\n(\|.* \|\n)+{END}\n\nBelow\.\n", readme)
+    assert re.fullmatch(rf"Above\.\n\n{re.escape(BEGIN)}\n((\|.* \|\n)+\n?){{2}}{END}\n\nBelow\.\n", readme)
+    assert f"| reproduces | 1 of {len(UNTESTED) + 1} | A2 |\n" in readme
+    told = re.findall(r"^\| [a-z' ]+ \| \d+ of \d+ \| (.*) \|$", readme, re.MULTILINE)
+    assert sorted(", ".join(told).split(", ")) == sorted(rows["id"])  # none is missing, none stands twice
     assert "[stale reference data](README.md), which other code computed: one, two." in page
     assert [*write_ledger(rows, mine, [])] == written
     assert "stale" not in written[1].read_text("utf-8")
