@@ -52,7 +52,7 @@ def command(composed: DictConfig) -> float | None:
         if settings.help is not None:
             from bnrepro.help import Manual
 
-            only(settings.commands.values())
+            only(settings.commands)
             manual, template = Manual(settled, HydraConfig.get().runtime.choices), HydraConfig.get().help.template
             print(manual.all(template) if settings.help == "all" else manual.entry(settings.help))
             return None
@@ -105,7 +105,7 @@ def do(settings: Settings, choice: str | None, overrides: Sequence[str]) -> floa
     Raises:
         InputError: naming the key, its value and what is allowed, or what has no effect.
     """
-    one = only([*settings.commands.values(), *([f"sweep={choice}"] if choice else [])])
+    one = only([*settings.commands, *([f"sweep={choice}"] if choice else [])])
     if settings.runs.store is not None:
         refuse(overrides, {*settings.run, *AROUND} - {"runs", "results_dir"}, "has no effect on +runs")
         commands.runs(settings, overrides)

@@ -155,7 +155,7 @@ def _settings(overrides: Sequence[str]) -> Settings:
         raise InputError(f"overrides={overrides}: must be a list")
     settings = Settings.parse(compose(overrides))
     others = {"sweep.dry_run=true": settings.dry_run, "sweep.show=true": settings.show}
-    for override in [*(each for each, given in others.items() if given), *settings.commands.values()]:
+    for override in [*(each for each, given in others.items() if given), *settings.commands]:
         raise InputError(f"{override}: only on the command line, python -m bnrepro {override}")
     refuse(overrides, ["verify"], "only with +verify, on the command line")
     refuse(overrides, ["runs"], "only with +runs, on the command line")

@@ -580,8 +580,8 @@ class Settings:
         )
 
     @property
-    def commands(self) -> dict[str, str]:
-        """Return the commands, beside training and sweeps, that these settings give: each key, and what was said."""
+    def commands(self) -> list[str]:
+        """Return the commands, beside training and sweeps, that these settings give, as overrides."""
         given = {
             "help": self.help,
             "runs.store": self.runs.store,
@@ -591,7 +591,7 @@ class Settings:
             "benchmark": self.benchmark,
             "verify.sweep": self.verify.sweep,
         }
-        return {key: f"{key}={to_override(value)}" for key, value in given.items() if value is not None}
+        return [f"{key}={to_override(value)}" for key, value in given.items() if value is not None]
 
 
 def _outer(composed: Mapping[str, Any], key: str, kind: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import Ended, but, in_a_process, key_of
+from gradients import assert_gradients
 from runs import write_idx
 
 from bnrepro import api, commands
@@ -121,14 +122,11 @@ def example() -> str:
 def test_the_example_of_readme_is_right() -> None:
     found: dict[str, Any] = {}
     exec(example(), found)
-    x, step = np.array([[[-3.0, -0.5, 0.7, 4.0]]]), 1e-6
-    layer = found["Softsign"]()
+    layer, x, cotangent = found["Softsign"](), np.array([[[-3.0, -0.5, 0.7, 4.0]]]), np.array([[[2.0, -1.0, 3.0, 0.5]]])
     y, _, backward = layer.forward({}, {}, x, train=True)
     np.testing.assert_allclose(y, x / (1 + np.abs(x)))
-    differences = (layer.forward({}, {}, x + step, train=True)[0] - layer.forward({}, {}, x - step, train=True)[0]) / (
-        2 * step
-    )
-    np.testing.assert_allclose(backward(np.full_like(x, 2.0))[0], 2 * differences, rtol=1e-6)
+    gradients = {"x": backward(cotangent)[0]}
+    assert_gradients(lambda at: layer.forward({}, {}, at["x"], train=True)[0], {"x": x}, cotangent, gradients)
 
 
 def test_what_is_cited_is_the_project() -> None:
