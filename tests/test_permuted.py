@@ -6,6 +6,7 @@ random, so each pair is swapped or not. Claims of another form have what fits th
 * **Everything**, of runs of one seed, for claims of a level, or that something costs no more than so much: where the
   arms are alike these hold by right, so what is mixed is what differs.
 * **VALUES**, for claims that compare what is measured within a run: each column of measurements is shuffled on its own.
+* **SIZES**, for claims of how what is measured changes with a size: the columns of all sizes change places in each run.
 * Nothing, for claims of which no run can have another's place, with the reason (``EXEMPT``).
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from bnrepro.store import MEASURED, Results, is_setting
 
 EVERYTHING = ("",)
 VALUES = ("values",)
+SIZES = ("sizes",)
 NORM = ("norm", "model.norm_options")
 NORM_AND_DROPOUT = (*NORM, "model.dropout")
 
@@ -46,7 +48,7 @@ PERMUTED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "inception": dict.fromkeys(("4.2.2a", "4.2.2b", "4.2.2c", "A5", "5.a"), EVERYTHING),
     "initialization": {"A3": NORM},
     "learning_rates": dict.fromkeys(("A2", "3.b", "3.3c"), NORM),
-    "mini_batch": {**dict.fromkeys(("I1", "3.1a", "3.1b"), VALUES), "+small_mini_batches": NORM},
+    "mini_batch": {"I1": SIZES, **dict.fromkeys(("3.1a", "3.1b"), VALUES), "+small_mini_batches": NORM},
     "new_distributions": {**dict.fromkeys(("5.d", "+affine"), VALUES), "+fragile": NORM},
     "placement": {
         "3.a": ("model.norm_options.trained",),
@@ -60,7 +62,7 @@ PERMUTED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "whitening": {"2.1": ("dataset.inputs",), "+inputs": EVERYTHING, "2.4": NORM},
     "why": {**dict.fromkeys(("A1", "+noise", "+smoothness"), NORM), "+small_rates": EVERYTHING, "+precise": VALUES},
 }
-"""What changes places, by the experiment and the claim: settings, EVERYTHING, or VALUES."""
+"""What changes places, by the experiment and the claim: settings, EVERYTHING, VALUES, or SIZES."""
 
 EXEMPT = {
     "4.2.3": "The mean of what networks predict is made of all of them, so there is none whose place it could take.",
@@ -109,6 +111,26 @@ def shuffled(results: Results, rng: np.random.Generator) -> Results:
     return Results(results.runs, *tables)
 
 
+def with_sizes_exchanged(results: Results, rng: np.random.Generator) -> Results:
+    """Results in which, in each run, columns of curves that differ in the number at their end have changed places."""
+    curves = results.table("curves")
+    families = pd.Series(curves.columns).groupby(curves.columns.str.replace(r"_\d+$", "", regex=True)).agg(list)
+    for columns in families[families.map(len) > 1]:
+        runs = curves["run_id"].unique()
+        orders = dict(zip(runs, rng.permuted([[*range(len(columns))]] * len(runs), axis=1), strict=True))
+        places = np.stack(curves["run_id"].map(orders).to_list())
+        curves = curves.assign(
+            **dict(zip(columns, np.take_along_axis(curves[columns].to_numpy(), places, 1).T, strict=True))
+        )
+    return Results(results.runs, curves, *(results.table(name) for name in [*MEASURED][1:]))
+
+
+MIXED_OTHERWISE: Mapping[Sequence[str], Callable[[Results, np.random.Generator], Results]] = {
+    VALUES: shuffled,
+    SIZES: with_sizes_exchanged,
+}
+
+
 def answers(experiment: Experiment, ids: Sequence[str], results: Results) -> dict[str, Answer]:
     tables = experiment.analyse(results)
     return {claim.id: judge(claim.findings(tables)) for claim in experiment.claims if claim.id in ids}
@@ -130,7 +152,8 @@ def shares(name: str, trials: int) -> dict[str, float]:
     for arms, ids in by_arms.items():
         rng = np.random.default_rng(0)
         for _ in range(trials):
-            other = shuffled(results, rng) if arms == VALUES else permuted(results, arms, rng)
+            mixed = MIXED_OTHERWISE.get(arms)
+            other = mixed(results, rng) if mixed else permuted(results, arms, rng)
             count += Counter(
                 id_ for id_, answer in answers(experiment_of(name), ids, other).items() if answer == "reproduces"
             )
@@ -165,3 +188,16 @@ def test_only_runs_that_differ_in_the_arms_alone_change_places() -> None:
     assert before.equals(after)
     whose = results.runs.set_index("run_id")["test_accuracy"]
     assert other.runs.set_index("run_id")["test_accuracy"].equals(whose.reindex(other.runs["run_id"]))
+
+
+def test_sizes_change_places_within_a_run_and_within_what_is_measured() -> None:
+    results = load_reference("mini_batch")
+    other = with_sizes_exchanged(results, np.random.default_rng(0))
+    before, after = results.table("curves"), other.table("curves")
+    for quality in ("noise", "bias", "cosine"):
+        columns = [column for column in before if str(column).startswith(f"estimate_{quality}_")]
+        measured = before[columns].notna().all(axis=1)
+        assert (before.loc[measured, columns] != after.loc[measured, columns]).to_numpy().mean() > 0.5
+        assert np.array_equal(np.sort(before[columns], axis=1), np.sort(after[columns], axis=1), equal_nan=True)
+    others = [column for column in before if not str(column).startswith("estimate_")]
+    assert before[others].equals(after[others])
