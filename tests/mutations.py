@@ -604,7 +604,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("if len(found) == 1", "if found", "test_presenting.py facet_by_facet"),
     ],
     "bnrepro/report.py": [
-        M('.replace("<", "\\\\u003c")', "", "test_report.py ends_no_script"),
+        M('.replace("<", "\\\\u003c")', "", "test_report.py end_no_script"),
         M("if one != other", "", "test_report.py differs"),
         M(r"\g<1>{prefix}-", r"\g<1>", "test_report.py their_own"),
         M('key=lambda name: name == "seed"', 'key=lambda name: name != "seed"', "test_report.py what_varies"),

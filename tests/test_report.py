@@ -82,11 +82,20 @@ def test_what_the_user_s_code_raised_is_text_and_ends_no_script(folder: Path) ->
     assert text.count("</script>") == len(report.SCRIPTS) + 1
 
 
+def test_the_user_s_names_end_no_script(folder: Path, runs: list[RunConfig], tmp_path: Path) -> None:
+    results, name = results_of(folder, runs), "</script><b>"
+    results.runs["norm"] = results.runs["norm"].replace("batch", name)
+    text = report.page_of("learning_rates", COMMAND, results, 8, [], tmp_path / "page").read_text("utf-8")
+    assert data_of(text)["values"]["norm"] == ["none", name]
+    assert text.count("</script>") == len(report.SCRIPTS) + 1
+
+
 def test_names_within_figures_are_their_own(folder: Path) -> None:
     text = text_of(folder)
     ids = re.findall(r'\bid="([^"]*)"', text.partition("<h2>Runs</h2>")[0])
     for name in re.findall(r"url\(#([^)]*)\)|href=\"#([^\"]*)\"", text.partition("<h2>Runs</h2>")[0]):
         assert "".join(name) in ids
+    assert len({*ids}) == len(ids)
     begins = {path.stem: f"learning_rates_{path.stem}-" for path in folder.glob("*.svg")}
     assert len(begins) > 1
     assert all(any(i.startswith(begin) for i in ids) for begin in begins.values())
@@ -95,6 +104,7 @@ def test_names_within_figures_are_their_own(folder: Path) -> None:
 def test_the_view_has_every_run_and_what_varies_alone(folder: Path, runs: list[RunConfig]) -> None:
     data = data_of(text_of(folder))
     assert data["values"] == {"norm": ["none", "batch"], "lr": ["0.1", "25"], "seed": ["0", "1"]}
+    assert [*data["values"]][-1] == "seed"
     assert (data["x"], data["kind"]) == ("lr", "norm")
     assert {run["id"]: run["status"] for run in data["runs"]}.keys() == {run.run_id for run in runs} - {runs[2].run_id}
     (first,) = (run for run in data["runs"] if run["id"] == runs[0].run_id)
