@@ -19,7 +19,18 @@ from .config import RUN_KEYS, Inline, RunConfig, Settings
 from .errors import InputError
 from .refining import Refinement
 from .store import FILE, Results, RunResult, Store
-from .sweeping import Progress, expand, load_data, progress_bar, run_all, tell_apart, train_group, varying, without
+from .sweeping import (
+    Progress,
+    expand,
+    headline,
+    load_data,
+    progress_bar,
+    run_all,
+    tell_apart,
+    train_group,
+    varying,
+    without,
+)
 from .training import Measurement
 
 MOST_FAILURES = 10
@@ -257,10 +268,3 @@ def failure_report(failed: Sequence[RunResult], runs: Sequence[RunConfig], store
     if refined:
         lines.append(f"beside their values of {refined} the grid is not refined")
     return "\n".join(lines)
-
-
-def headline(error: str) -> str:
-    """Return the line of a traceback that says what was raised; or the first line of another text."""
-    lines = error.splitlines() or [""]
-    indented = [i for i, line in enumerate(lines[:-1]) if line.startswith("  ")]
-    return lines[indented[-1] + 1] if indented else lines[0]

@@ -509,7 +509,7 @@ def _affine(data: Dataset) -> tuple[Array, Array]:
 
 def _as_rows(images: ByteArray) -> ByteArray:
     """View images (N, C, H, W) as (N, D), and a memory map as the array that it is."""
-    return np.asarray(images).reshape(len(images), -1)
+    return np.asarray(images).reshape(len(images), math.prod(images.shape[1:]))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ import pandas as pd
 
 from . import places
 from .analysis import Estimate, levels
-from .api import headline
 from .config import Figures
 from .experiment import import_experiment
 from .presenting import HELD, present, spell
 from .reference import known, load_reference
 from .settings import to_override
 from .store import Results, hashable, is_setting
-from .sweeping import progress_bar
+from .sweeping import headline, progress_bar
 
 FILE = "report.html"
 

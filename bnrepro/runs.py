@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
-from .api import headline
 from .composition import refuse, settings_given
 from .config import COLUMNS, Runs
 from .errors import InputError
 from .presenting import WIDTH
 from .settings import to_json, to_override
 from .store import FILE, MEASURED, Results, Store, hashable, is_setting
+from .sweeping import headline
 from .verify import recognise
 
 ALL = "all"

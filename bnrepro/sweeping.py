@@ -451,6 +451,13 @@ def progress_bar(total: int, unit: str, *, leave: bool = True) -> tqdm[NoReturn]
     return auto.tqdm(total=total, unit=unit, disable=not (shown and total), leave=leave, dynamic_ncols=True, miniters=0)
 
 
+def headline(error: str) -> str:
+    """Return the line of a traceback that says what was raised; or the first line of another text."""
+    lines = error.splitlines() or [""]
+    indented = [i for i, line in enumerate(lines[:-1]) if line.startswith("  ")]
+    return lines[indented[-1] + 1] if indented else lines[0]
+
+
 class Progress:
     """A display of how many runs have ended, and when the rest will: a bar in a terminal, else a line now and then.
 
@@ -470,7 +477,10 @@ class Progress:
     def __call__(self, results: Sequence[RunResult]) -> None:
         """Count the runs of a group that has ended."""
         self.ended += len(results)
-        self.failed += [result for result in results if result.status == "failed"]
+        failed = [result for result in results if result.status == "failed"]
+        if failed and not self.failed:
+            self.note(f"a run failed, the others go on: {headline(failed[0].error or '')}")
+        self.failed += failed
         for result in results:
             self._parts.pop(result.config.run_id, None)
         self._show(last=self.ended == self.total)

@@ -122,6 +122,7 @@ ROOMS: dict[str, list[Mutation]] = {
         M("F(1 / 5040)", "F(1 / 5000)", "test_compiled.py elementary", survives="below the rounding of float32"),
     ],
     "bnrepro/compiled.py": [
+        M("math.prod(images.shape[1:])", "-1", "test_compiled.py held_out"),
         M(
             "free.append(held.pop(name))",
             "free.append(held[name])\n                free.append(0)",
@@ -426,6 +427,8 @@ ROOMS: dict[str, list[Mutation]] = {
         M('["code"] * _several(runs["code"])', "[]", "test_runs.py two_codes"),
     ],
     "bnrepro/sweeping.py": [
+        M("return lines[indented[-1] + 1]", "return lines[indented[0] + 1]", "test_sweeping.py headline"),
+        M("if failed and not self.failed:", "if failed:", "test_sweeping.py told_of_at_once"),
         M("alike.setdefault(run.group_id, [])", 'alike.setdefault("", [])', "test_sweeping.py partition"),
         M("group_size or min(share", "min(share", "test_sweeping.py sizes_of_groups"),
         M("key=lambda run: run.seed", "key=lambda run: run.run_id", "test_sweeping.py partition"),
@@ -724,7 +727,6 @@ ROOMS: dict[str, list[Mutation]] = {
             "force=True, asked=asked, note",
             "test_api.py a_sweep_trains",
         ),
-        M("return lines[indented[-1] + 1]", "return lines[indented[0] + 1]", "test_commands.py headline"),
     ],
     "bnrepro/places.py": [
         M("if len(found) > 1:", "if len(found) > 2:", "test_places.py refused"),

@@ -16,7 +16,6 @@ from runs import query, write_idx
 
 import bnrepro
 from bnrepro import config, presenting, reference, sweeping
-from bnrepro.api import headline
 from bnrepro.store import FILE, Results, Store
 
 # One run
@@ -283,19 +282,6 @@ def test_stored_runs_are_verified_by_training_some_of_them_again(
     assert len(trained) == 6
     query(here / "results" / "learning_rates" / FILE, "UPDATE curves SET train_loss = train_loss + 1e-9 WHERE step = 5")
     assert call("+verify=learning_rates", "compute=inline").status == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        ("", ""),
-        ("WorkerDied: exit code 1\n", "WorkerDied: exit code 1"),
-        ('Traceback:\n  File "a.py", line 1\n    x\nValueError: two\nlines', "ValueError: two"),
-        ('Traceback:\n  File "a.py"\nKeyError: 1\n\nDuring …:\n\nTraceback:\n  File "b.py"\nOSError', "OSError"),
-    ],
-)
-def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -> None:
-    assert headline(error) == line
 
 
 @pytest.mark.parametrize("name", ["learning_rates", "covariate_shift"])

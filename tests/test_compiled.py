@@ -24,7 +24,7 @@ from test_golden import FEW, ROWS, assert_numbers, stored, words_of
 
 from bnrepro import compiled, kernels, training
 from bnrepro.batchnorm import BatchNorm
-from bnrepro.data import Augmentation, Dataset, Inputs, fitted
+from bnrepro.data import Augmentation, Dataset, Inputs, divided, fitted
 from bnrepro.diagnostics import DIAGNOSTICS
 from bnrepro.errors import InputError
 from bnrepro.layers import (
@@ -455,6 +455,18 @@ def test_what_normalises_anew_and_predicts_goes_through_it_too(case: Case) -> No
     assert one is not None
     assert other is not None
     np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+def test_the_accuracy_on_images_held_out_is_that_of_numpy(density: float) -> None:
+    case = Case(density=density, steps=5)
+    data = divided(case.data(), None, 40)
+    compiled_, rounded = ([*train(case.specification(engine), data)][-1] for engine in ("compiled", "numpy"))
+    assert isinstance(compiled_, Finished)
+    assert isinstance(rounded, Finished)
+    assert compiled_.validation_accuracy is not None
+    assert rounded.validation_accuracy is not None
+    np.testing.assert_allclose(compiled_.validation_accuracy, rounded.validation_accuracy, atol=1 / 40)
 
 
 def test_what_is_measured_changes_no_bit() -> None:

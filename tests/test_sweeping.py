@@ -35,7 +35,17 @@ from bnrepro.network import Network
 from bnrepro.recipe import Architecture, Status
 from bnrepro.settings import Choice, flatten
 from bnrepro.store import Results, RunResult, Store
-from bnrepro.sweeping import Progress, expand, form_groups, load_data, run_all, tell_apart, train_group, without
+from bnrepro.sweeping import (
+    Progress,
+    expand,
+    form_groups,
+    headline,
+    load_data,
+    run_all,
+    tell_apart,
+    train_group,
+    without,
+)
 from bnrepro.workers import Tell, WorkerDied
 
 HERE = Inline(group_size=None)
@@ -898,3 +908,28 @@ def test_diagnostics_of_a_run_are_recorded_in_their_tables() -> None:
     assert {"train_loss", "landscape_smoothness"} < set(result.curves[0])
     assert [row["layer"] for row in result.layers[:2]] == [1, 2]  # the hidden layer and the logits
     assert set(result.layers[0]) == {"step", "layer", "shift_norm", "shift_cosine"}
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("", ""),
+        ("WorkerDied: exit code 1\n", "WorkerDied: exit code 1"),
+        ('Traceback:\n  File "a.py", line 1\n    x\nValueError: two\nlines', "ValueError: two"),
+        ('Traceback:\n  File "a.py"\nKeyError: 1\n\nDuring …:\n\nTraceback:\n  File "b.py"\nOSError', "OSError"),
+    ],
+)
+def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -> None:
+    assert headline(error) == line
+
+
+def test_the_first_run_that_fails_is_told_of_at_once_and_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress = Progress(4)
+    for run, error in zip(
+        expand(settings(), {"seed": [0, 1, 2]}), (None, "ValueError: first", "ValueError: second"), strict=True
+    ):
+        progress([RunResult(run, status="failed" if error else "done", error=error)])
+    assert capsys.readouterr().err == "a run failed, the others go on: ValueError: first\n"
+    assert len(progress.failed) == 2
