@@ -758,7 +758,8 @@ def test_each_data_set_is_loaded_once(tmp_path: Path) -> None:
 
 
 def ended(*statuses: Status) -> list[RunResult]:
-    return [RunResult(a_run(), status=status) for status in statuses]
+    errors = {"failed": "ValueError: bad"}
+    return [RunResult(a_run(), status=status, error=errors.get(status)) for status in statuses]
 
 
 def test_progress_is_plain_lines_without_a_terminal(
@@ -777,7 +778,12 @@ def test_progress_is_plain_lines_without_a_terminal(
         progress(results)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["3 of 10 runs, 00:14 left", "6 of 10 runs, 00:08 left", "10 of 10 runs, 00:00 left"]
+    assert err.splitlines() == [
+        "3 of 10 runs, 00:14 left",
+        "a run failed, the others go on: ValueError: bad",
+        "6 of 10 runs, 00:08 left",
+        "10 of 10 runs, 00:00 left",
+    ]
     assert [result.status for result in progress.failed] == ["failed"]
 
 
@@ -923,13 +929,9 @@ def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -
     assert headline(error) == line
 
 
-def test_the_first_run_that_fails_is_told_of_at_once_and_no_other(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_first_run_that_fails_is_told_of_at_once_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(4)
-    for run, error in zip(
-        expand(settings(), {"seed": [0, 1, 2]}), (None, "ValueError: first", "ValueError: second"), strict=True
-    ):
-        progress([RunResult(run, status="failed" if error else "done", error=error)])
-    assert capsys.readouterr().err == "a run failed, the others go on: ValueError: first\n"
+    progress(ended("done", "failed"))
+    progress(ended("failed"))
+    assert capsys.readouterr().err == "a run failed, the others go on: ValueError: bad\n"
     assert len(progress.failed) == 2
