@@ -479,7 +479,7 @@ class Progress:
         self.ended += len(results)
         failed = [result for result in results if result.status == "failed"]
         if failed and not self.failed:
-            self.note(f"a run failed, the others go on: {headline(failed[0].error or '')}")
+            self.note(f"a run failed: {headline(failed[0].error or '')}")
         self.failed += failed
         for result in results:
             self._parts.pop(result.config.run_id, None)

@@ -115,8 +115,8 @@ def with_sizes_exchanged(results: Results, rng: np.random.Generator) -> Results:
     """Results in which, in each run, columns of curves that differ in the number at their end have changed places."""
     curves = results.table("curves")
     families = pd.Series(curves.columns).groupby(curves.columns.str.replace(r"_\d+$", "", regex=True)).agg(list)
+    runs = curves["run_id"].unique()
     for columns in families[families.map(len) > 1]:
-        runs = curves["run_id"].unique()
         orders = dict(zip(runs, rng.permuted([[*range(len(columns))]] * len(runs), axis=1), strict=True))
         places = np.stack(curves["run_id"].map(orders).to_list())
         curves = curves.assign(

@@ -780,11 +780,19 @@ def test_progress_is_plain_lines_without_a_terminal(
     assert out == ""
     assert err.splitlines() == [
         "3 of 10 runs, 00:14 left",
-        "a run failed, the others go on: ValueError: bad",
+        "a run failed: ValueError: bad",
         "6 of 10 runs, 00:08 left",
         "10 of 10 runs, 00:00 left",
     ]
     assert [result.status for result in progress.failed] == ["failed"]
+
+
+def test_the_first_run_that_fails_is_told_of_at_once_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(4)
+    progress(ended("done", "failed"))
+    progress(ended("failed"))
+    assert capsys.readouterr().err == "a run failed: ValueError: bad\n"
+    assert len(progress.failed) == 2
 
 
 def test_steps_of_groups_in_training_count_before_the_first_has_ended(
@@ -927,11 +935,3 @@ def test_diagnostics_of_a_run_are_recorded_in_their_tables() -> None:
 )
 def test_the_headline_of_a_traceback_is_what_was_raised(error: str, line: str) -> None:
     assert headline(error) == line
-
-
-def test_the_first_run_that_fails_is_told_of_at_once_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(4)
-    progress(ended("done", "failed"))
-    progress(ended("failed"))
-    assert capsys.readouterr().err == "a run failed, the others go on: ValueError: bad\n"
-    assert len(progress.failed) == 2
