@@ -296,10 +296,21 @@ def axes_of_curves(axes: Sequence[Axes], curves: pd.DataFrame) -> None:
     axis_of_accuracy(axes[0], curves["value"].max())
 
 
+class RatioLocator(LogLocator):
+    """Ticks that are close enough for ratios near 1, and far enough apart for their labels over several decades."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Return the ticks from vmin to vmax, both above 0: 6, 3, 2 or 1 per decade."""
+        dense = {1.3: (1, 1.5, 2, 3, 5, 7), 2.2: (1, 2, 5), 3.5: (1, 3)}
+        decades = math.log10(vmax / vmin)
+        self.set_params(subs=next((subs for most, subs in dense.items() if decades < most), (1,)))
+        return super().tick_values(vmin, vmax)
+
+
 def axis_of_ratios(axis: Axis) -> None:
     """Let an axis be logarithmic, with ticks that are close enough for ratios near 1."""
     axis.axes.set(**{"yscale" if axis is axis.axes.yaxis else "xscale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_major_locator(RatioLocator())
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -357,9 +368,7 @@ def curve_of(results: Results) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.set_ylabel(axis_label("run", column))
         crosses(ax, [run["diverged_at"]] if diverged else [], style(norm))
-    axes[0].set_yscale("log")
-    if curve["train_loss"].max() < 1000 * curve["train_loss"].min():  # else its ticks are too many
-        axis_of_ratios(axes[0].yaxis)
+    axis_of_ratios(axes[0].yaxis)
     axis_of_accuracy(axes[1], curve["test_accuracy"].max())
     settings = [
         run["dataset"],

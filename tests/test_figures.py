@@ -365,6 +365,18 @@ def test_axes_of_curves_are_of_accuracy_against_steps() -> None:
         assert max(ax.get_yticks()) == 0.98
 
 
+@pytest.mark.parametrize("high", [3.5, 20, 100, 150, 300, 3_000, 9_000, 1e5])
+def test_ticks_of_an_axis_of_ratios_have_room_for_their_labels(high: float) -> None:
+    figure = Figure((4, 3))
+    ax = figure.subplots()
+    ax.set(xlim=(1, high))
+    figures.axis_of_ratios(ax.xaxis)
+    figure.draw_without_rendering()
+    labels = [text.get_window_extent() for text in ax.get_xticklabels() if 1 <= text.get_position()[0] <= high]
+    assert 3 <= len(labels) <= 9
+    assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(labels))
+
+
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_an_axis_of_ratios_is_logarithmic_with_ticks_near_1(ax: Axes, name: str) -> None:
     ax.set(xlim=(0.8, 4), ylim=(0.8, 4))
