@@ -283,14 +283,15 @@ def fastest_value(runs: pd.DataFrame, setting: str) -> Any:
 
 
 def mean(values: pd.Series | np.ndarray) -> Estimate:
-    """Return the mean and its t-interval; values that are NaN are left out."""
+    """Return the mean and its t-interval, none where a value is infinite; values that are NaN are left out."""
     from scipy.special import stdtrit  # which takes 0.2 s, and nothing is estimated where a sweep is only checked
 
     x = np.asarray(values, float)
     x = x[~np.isnan(x)]
     if len(x) == 0:
         return NOTHING
-    half = stdtrit(len(x) - 1, (1 + COVERAGE) / 2) * x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+    bounded = len(x) > 1 and np.isfinite(x).all()
+    half = stdtrit(len(x) - 1, (1 + COVERAGE) / 2) * x.std(ddof=1) / math.sqrt(len(x)) if bounded else math.nan
     return Estimate(x.mean(), x.mean() - half, x.mean() + half, len(x))
 
 

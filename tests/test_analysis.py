@@ -265,6 +265,12 @@ def test_what_is_read_off_a_grid_lies_between_its_values() -> None:
     assert analysis.between(pd.Series([0.0, 1.0]), pd.Series([inf, 1.0]), low).bound == 0
 
 
+def test_a_mean_of_what_is_infinite_has_no_interval_and_tells_nothing_but_its_value() -> None:
+    found = analysis.mean(pd.Series([1.0, nan, inf]))
+    assert_estimate(found, inf, nan, nan, 2)
+    assert analysis.beyond("it", found, 0).holds is None
+
+
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     values = [1.0, 4.0, 2.0, 8.0]
     found = analysis.jackknife(lambda table: table["x"].mean(), [pd.DataFrame({"x": [x]}) for x in values])
