@@ -28,7 +28,7 @@ Augmentation = Literal["crop", "flip"]
 Order = Literal["reshuffled", "fixed", "replacement"]
 
 WHITENING_EPSILON = 0.01
-"""The share of the mean variance of a pixel that is added to every eigenvalue before pixels are whitened."""
+"""The share of the mean variance of a pixel that is added to every eigenvalue before whitening, by default."""
 CROPPED = 8
 """The share of a side by which images are moved at most, as a divisor: by 4 pixels of 32, as is usual on CIFAR-10."""
 AT_ONCE = 1024
@@ -98,19 +98,21 @@ def _whitening(data: Dataset, dtype: np.dtype[Any]) -> FloatArray:
     return data.whitening.astype(dtype)
 
 
-def fitted(data: Dataset, inputs: Inputs) -> Dataset:
+def fitted(data: Dataset, inputs: Inputs, epsilon: float = WHITENING_EPSILON) -> Dataset:
     """Return the data set with inputs normalised by statistics of its training images, which stay as they are.
 
     - centred: the mean is subtracted, of each pixel of grey images, of each channel of colour images.
     - standardised: likewise, and divided by the standard deviation. Sums are exact, of integers, so that mean and
       deviation have the same bits on every machine. What is constant is divided by 1.
     - whitened: each pixel has mean 0, and all together are multiplied by (Σ + ε I)^(−1/2), which keeps them as near as
-      possible to what they were (ZCA; Bell & Sejnowski 1997). Σ is their covariance and ε is ``WHITENING_EPSILON`` of
-      the mean of its diagonal. The root is LAPACK's, whose last bits differ between machines.
+      possible to what they were (ZCA; Bell & Sejnowski 1997). Σ is their covariance and ε is ``epsilon`` times the mean
+      of its diagonal: directions of less variance stay small. The root is LAPACK's, whose last bits differ between
+      machines.
 
     Args:
         data: with raw inputs, scaled by a number.
         inputs: "raw" leaves them as they are.
+        epsilon: of whitened inputs.
     """
     if inputs == "raw":
         return data
@@ -118,7 +120,7 @@ def fitted(data: Dataset, inputs: Inputs) -> Dataset:
     count = len(data.train_images)
     if inputs == "whitened":
         mean, _ = _moments(sums, squares, count)
-        return replace(data, mean=mean, whitening=_zca(data.train_images, sums, float(data.scale)))
+        return replace(data, mean=mean, whitening=_zca(data.train_images, sums, float(data.scale), epsilon))
     if len(sums) > 1:
         sums, squares = sums.sum(axis=(1, 2), keepdims=True), squares.sum(axis=(1, 2), keepdims=True)
         count *= math.prod(data.image_shape[1:])
@@ -150,7 +152,7 @@ def _moments(sums: IntArray, squares: IntArray, count: int) -> tuple[FloatArray,
     return mean.reshape(sums.shape), deviation.reshape(sums.shape)
 
 
-def _zca(images: ByteArray, sums: IntArray, scale: float) -> FloatArray:
+def _zca(images: ByteArray, sums: IntArray, scale: float, epsilon: float) -> FloatArray:
     """Return the matrix that whitens pixels times ``scale`` from which the mean is subtracted."""
     rows, total = images.reshape(len(images), -1), sums.ravel().astype(float)
     products = np.zeros((rows.shape[1],) * 2)
@@ -160,8 +162,7 @@ def _zca(images: ByteArray, sums: IntArray, scale: float) -> FloatArray:
             products += part.T @ part  # exact: integers below 2^53
         covariance = (len(rows) * products - np.outer(total, total)) * (scale / len(rows)) ** 2
         values, vectors = np.linalg.eigh(covariance)
-        epsilon = WHITENING_EPSILON * values.mean()
-        root: FloatArray = (vectors / np.sqrt(values.clip(0) + epsilon)) @ vectors.T
+        root: FloatArray = (vectors / np.sqrt(values.clip(0) + epsilon * values.mean())) @ vectors.T
     return root
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from .data import (
+    WHITENING_EPSILON,
     Augmentation,
     ByteArray,
     Dataset,
@@ -82,6 +83,7 @@ class Images(Source):
         binarize: pixels become 0 or 1, with 1 from half of the maximum up. The paper uses binary images but does not
             say how they become so.
         inputs: pixels from 0 to 1 as they are, or normalised by :func:`bnrepro.data.fitted`.
+        whitening_epsilon: what is added to eigenvalues before pixels are whitened, as a share of their mean.
         train_examples: how many of the training images are trained on, by :func:`bnrepro.data.divided`; None for all.
         validation: how many of the training images are held out, likewise, and the accuracy measured on in the end.
         augmentation: what is done to the images of a mini-batch, by :func:`bnrepro.data.augmented`.
@@ -89,19 +91,26 @@ class Images(Source):
 
     binarize: bool
     inputs: Inputs = "raw"
+    whitening_epsilon: Annotated[float, Field(gt=0)] = WHITENING_EPSILON
     train_examples: Annotated[int, Field(gt=0, strict=True)] | None = None
     validation: Annotated[int, Field(ge=0, strict=True)] = 0
     augmentation: list[Augmentation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Sort what is done to images, which has an order of its own."""
+        """Sort what is done to images, which has an order of its own.
+
+        Raises:
+            ValueError: ε is given, and inputs are not whitened.
+        """
+        if self.whitening_epsilon != WHITENING_EPSILON and self.inputs != "whitened":
+            raise ValueError(f"whitening_epsilon={self.whitening_epsilon}: only with dataset.inputs=whitened")
         object.__setattr__(self, "augmentation", sorted({*self.augmentation}))
 
     def prepared(self, arrays: Sequence[ByteArray], maximum: int) -> Dataset:
         """Return the data set that :func:`bnrepro.data.labelled_images` makes of arrays, as the settings have it."""
         data = labelled_images(arrays, maximum, binarize=self.binarize)
         fewer = divided(data, self.train_examples, self.validation)
-        return replace(fitted(fewer, self.inputs), augmentation=tuple(self.augmentation))
+        return replace(fitted(fewer, self.inputs, self.whitening_epsilon), augmentation=tuple(self.augmentation))
 
 
 @dataclass(frozen=True, kw_only=True)

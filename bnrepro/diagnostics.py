@@ -379,8 +379,12 @@ def moments(s: Snapshot) -> Mapping[str, Array]:
 
 
 def _shape(x: Array) -> Iterator[Array]:
-    """Yield |skewness| and |excess kurtosis|, (R,), on average over the units of x (R, P, D) that vary."""
+    """Yield |skewness| and |excess kurtosis|, (R,), on average over the units of x (R, P, D) that vary.
+
+    Each unit is first multiplied by a power of two: squares of what a saturated sigmoid leaves, 1e-30, would be 0.
+    """
     counted = varies(x)
+    x = np.ldexp(x, -np.frexp(np.abs(x).max(axis=1, keepdims=True))[1])
     normalised = (x - x.mean(axis=1, keepdims=True)) / np.where(counted, x.std(axis=1), 1)[:, np.newaxis]
     for moment in ((normalised**3).mean(axis=1), (normalised**4).mean(axis=1) - 3):
         yield np.where(counted, np.abs(moment), 0).sum(axis=1) / counted.sum(axis=1)

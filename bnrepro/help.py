@@ -54,6 +54,9 @@ NAMES: Mapping[str, Mapping[str, Any]] = {
 CLASSES: Mapping[str, Mapping[str, Any]] = {**{group: t.entries for group, t in TABLES.items()}, "compute": COMPUTES}
 """The groups of options, but for sweeps, and the classes behind their names."""
 
+NEEDED = {"dataset.whitening_epsilon": "dataset.inputs=whitened"}
+"""The setting without which another is refused."""
+
 
 # Comments of option files
 
@@ -269,6 +272,8 @@ class Manual:
         if found is None:  # of a user's own class, or of a grid
             return _entry(told)
         given = _beside(group)
+        if needed := NEEDED.get(key):
+            told["only with"], given = needed, f"{given}{needed} "
         if value is ABSENT:
             choice, value = self._elsewhere(found)
             told |= {"only with": choice, "default": "" if value is None else _written(value)}

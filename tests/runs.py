@@ -43,6 +43,7 @@ ADDED: Mapping[str, Any] = {
     "model.placement": "before",
     "model.bias": None,
     "dataset.inputs": "raw",
+    "dataset.whitening_epsilon": 0.01,
     "dataset.train_examples": None,
     "dataset.validation": 0,
     "dataset.augmentation": [],

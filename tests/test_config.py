@@ -192,6 +192,7 @@ LEAVES: dict[str, Any] = {
     "dataset.name": "mnist",
     "dataset.binarize": True,
     "dataset.inputs": "centred",
+    "dataset.whitening_epsilon": 0.1,
     "dataset.train_examples": 300,
     "dataset.validation": 30,
     "dataset.augmentation": ["flip"],
@@ -229,9 +230,10 @@ IN_LOCK_STEP = {"model.init.scheme", "model.init.std", "optimizer.lr", "seed"}
 
 
 def full_run(changes: dict[str, Any] | None = None) -> RunConfig:
-    """A run that has every leaf."""
+    """A run that has every leaf, and in which each can be changed alone."""
     dataset = "dataset=mnist" if (changes or {}).get("dataset.name") == "mnist" else "dataset=digits"
-    return a_run({"model.norm": "batch", **(changes or {})}, "optimizer=momentum", dataset)
+    inputs = "raw" if "train.engine" in (changes or {}) else "whitened"
+    return a_run({"model.norm": "batch", "dataset.inputs": inputs, **(changes or {})}, "optimizer=momentum", dataset)
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

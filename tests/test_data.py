@@ -61,15 +61,15 @@ def test_centred_and_standardised_inputs(inputs: Inputs, channels: int) -> None:
         np.testing.assert_allclose(constant[1], (255 - 7) / 255)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_whitened_inputs(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "share"), [(1, None), (3, None), (1, 0.5)])
+def test_whitened_inputs(channels: int, share: float | None) -> None:
     """What varies most is uncorrelated and of variance 1; the matrix is symmetric, by a formula of its own."""
     images = random_images(channels)
-    data = fitted(images_of(images), "whitened")
+    data = fitted(images_of(images), "whitened", *([] if share is None else [share]))
     x = (images / 255).reshape(len(images), -1)
     x -= x.mean(axis=0)
     covariance = x.T @ x / len(x)
-    epsilon = 0.01 * np.trace(covariance) / len(covariance)
+    epsilon = (share or 0.01) * np.trace(covariance) / len(covariance)
     values, vectors = np.linalg.eigh(covariance + epsilon * np.eye(len(covariance)))
     found = data.inputs(data.train_images, np.float64).reshape(x.shape)
     np.testing.assert_allclose(found, x @ vectors @ np.diag(values**-0.5) @ vectors.T, atol=1e-9)

@@ -673,6 +673,14 @@ def test_moments_are_those_of_scipy_over_the_units_that_vary(network: Network) -
         assert relu == (found["output_zeros"][r, i] > 0) or r == 2
 
 
+def test_moments_of_saturated_units_are_those_of_values_near_1() -> None:
+    """Squares of 1e-30 are 0 in float32, and of 1e-200 in float64."""
+    x = np.random.default_rng(0).uniform(1, 2, (2, 16, 3))
+    for small in (x.astype(np.float32) * np.float32(2.0**-100), x * 2.0**-600):
+        for found, expected in zip(diagnostics._shape(small), diagnostics._shape(x.astype(small.dtype)), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def flat(grads: Params) -> Array:
     return np.concatenate([a.ravel() for arrays in grads.values() for a in arrays.values()])
 

@@ -59,7 +59,7 @@ PERMUTED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "regularization": {"A4": NORM_AND_DROPOUT, "3.4a": VALUES, "3.4b": NORM},
     "unstated": {"+unstated": NORM},
     "weight_scale": {"3.3a": VALUES, "3.3b": NORM},
-    "whitening": {"2.1": ("dataset.inputs",), "+inputs": EVERYTHING, "2.4": NORM},
+    "whitening": {"2.1": ("dataset.inputs", "dataset.whitening_epsilon"), "+inputs": EVERYTHING, "2.4": NORM},
     "why": {**dict.fromkeys(("A1", "+noise", "+smoothness"), NORM), "+small_rates": EVERYTHING, "+precise": VALUES},
 }
 """What changes places, by the experiment and the claim: settings, EVERYTHING, VALUES, or SIZES."""

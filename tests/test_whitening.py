@@ -18,6 +18,7 @@ PLAIN = {"norm": "none", "dataset.inputs": "raw"}
 NORM = PLAIN | {"norm": "batch"}
 LAYERS = PLAIN | {"norm": whitening.NORM}
 WHITENED = {"dataset.inputs": "whitened"}
+MORE = WHITENED | {"dataset.whitening_epsilon": 0.5}
 NEVER = 1000
 
 
@@ -76,9 +77,16 @@ def test_a_step_that_whitens_takes_its_time() -> None:
         ("2.1", [(PLAIN, [100, 100]), (PLAIN | WHITENED, [50, 50])], 0.1, "reproduces"),
         ("2.1", [(PLAIN, [100, 100]), (PLAIN | WHITENED, [100, 100])], 0.1, "does not reproduce"),
         ("2.1", [(PLAIN, [NEVER, NEVER]), (PLAIN | WHITENED, [100, 100])], 0.1, "reproduces"),
+        (
+            "2.1",
+            [(PLAIN, [100, 100]), (PLAIN | WHITENED, [50, 50]), (PLAIN | MORE, [100, 100])],
+            0.1,
+            "reproduces in part",
+        ),
         ("2.1", [(PLAIN, [100]), (PLAIN | WHITENED, [50])], 0.1, "can't be told from these runs"),
         ("+inputs", [(NORM, [100, 100]), (NORM | WHITENED, [100, 100])], 0.1, "reproduces"),
         ("+inputs", [(NORM, [100, 100]), (NORM | WHITENED, [50, 50])], 0.1, "does not reproduce"),
+        ("+inputs", [(NORM, [100, 100]), (NORM | MORE, [100, 100])], 0.1, "reproduces"),
         ("2.4", [(NORM, [100, 100]), (LAYERS, [100, 100])], 0.1, "reproduces"),
         ("2.4", [(NORM, [100, 100]), (LAYERS, [50, 50])], 0.1, "reproduces in part"),
         ("2.4", [(NORM, [100, 100]), (LAYERS, [50, 50])], 0.03, "does not reproduce"),
