@@ -32,7 +32,12 @@ def tables_of(*arms: tuple[dict[str, Any], float, list[int]], seconds: float = 0
             own |= {"activation": "relu", "test_accuracy": 0.95 if at < NEVER else 0.5}
             runs.append(own | {"model.hidden": [3], "seconds": seconds * 3 if slow else 0.1})
             curves += [
-                {"run_id": own["run_id"], "step": step, "test_accuracy": 0.95 if step >= at else 0.1}
+                {
+                    "run_id": own["run_id"],
+                    "step": step,
+                    "test_accuracy": 0.95 if step >= at else 0.1,
+                    "train_loss": 0.35 if step >= at + 10 else 0.36,
+                }
                 for step in range(0, 201, 10)
             ]
     assert EXPERIMENT
@@ -54,6 +59,8 @@ def test_each_arm_is_at_the_rate_at_which_it_takes_the_fewest_steps() -> None:
     found = estimate(tables["best"], "[3]", "relu", "none", "whitened", "speed-up over raw inputs")
     assert estimate(tables["best"], "[3]", "relu", "none", "whitened", "fastest rate").value == 0.4
     assert found.value == pytest.approx(np.sqrt(100 / 40 * 100 / 10))
+    falls = estimate(tables["best"], "[3]", "relu", "none", "whitened", whitening.OVER_RAW_BY_LOSS)
+    assert falls.value == pytest.approx(np.sqrt(110 / 50 * 110 / 20))
 
 
 def test_the_interval_of_a_speed_up_has_the_steps_between_measurements_in_it() -> None:
