@@ -73,8 +73,10 @@ OTHERS: Sequence[dict[str, Any]] = [
     {"color": "#CC79A7", "linestyle": ":", "marker": "D"},
     {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "p"},
     {"color": "#56B4E9", "linestyle": (0, (8, 2)), "marker": "P"},
+    {"color": "#000000", "linestyle": (0, (9, 2, 2, 2)), "marker": "h"},
+    {"color": "#641400", "linestyle": (0, (1, 3)), "marker": "d"},
 ]
-"""The looks of arms that are not ours; no marker is a triangle, which marks a bound."""
+"""The looks of arms that are not ours, in Okabe & Ito's colours and one darker; no marker is a triangle, which marks a bound."""
 
 ACTIVATIONS = {"sigmoid": "sigmoid", "relu": "ReLU"}
 
@@ -132,11 +134,15 @@ def look(width: float | None = None, style: str | None = None, note: str = "") -
 
 
 def style(norm: str, norms: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the look of an arm; any norm but ours has its own name, and a look by its place among ``norms``."""
+    """Return the look of an arm; any norm but ours has its own name, and a look by its place among ``norms``.
+
+    Where there are more than ``OTHERS``, colours come again, each time with another of their lines and markers.
+    """
     if norm in NORMS:
         return NORMS[norm]
     others = [each for each in norms if each not in NORMS]
-    return {**OTHERS[others.index(norm) % len(OTHERS) if norm in others else 0], "label": norm}
+    again, place = divmod(others.index(norm) if norm in others else 0, len(OTHERS))
+    return {**OTHERS[(place + again) % len(OTHERS)], "color": OTHERS[place]["color"], "label": norm}
 
 
 def activation_label(activation: str) -> str:
