@@ -76,7 +76,7 @@ OTHERS: Sequence[dict[str, Any]] = [
     {"color": "#000000", "linestyle": (0, (9, 2, 2, 2)), "marker": "h"},
     {"color": "#641400", "linestyle": (0, (1, 3)), "marker": "d"},
 ]
-"""The looks of arms that are not ours, in Okabe & Ito's colours and one darker; no marker is a triangle, which marks a bound."""
+"""The looks of arms that are not ours; the last colour is darker than theirs. Triangles are no markers, but bounds."""
 
 ACTIVATIONS = {"sigmoid": "sigmoid", "relu": "ReLU"}
 

@@ -64,11 +64,7 @@ PAPER = {
 """Steps to 72.2% and best accuracy, in the paper's Figure 3."""
 STEPS, BEST, GAIN, SPEED_UP = "steps to the baseline's best", "best accuracy", "gain in best accuracy", "speed-up"
 FINAL = "final accuracy"
-GREYS: list[dict[str, Any]] = [
-    {"color": "0.55", "linestyle": (0, (1, 1)), "marker": "h"},
-    {"color": "0.2", "linestyle": (0, (9, 1, 2, 1)), "marker": "X"},
-]
-LOOKS = dict(zip(MODELS, [*parts.NORMS.values(), *parts.OTHERS, *GREYS], strict=True))
+LOOKS = dict(zip(MODELS, [*parts.NORMS.values(), *parts.OTHERS], strict=True))
 PANELS = {"the paper's Figure 2": [*PAPER], "mentioned, and a control": [BASELINE, *list(MODELS)[len(PAPER) :]]}
 LEAST = 1.25
 """The smallest speed-up that matters."""

@@ -638,7 +638,7 @@ def test_another_store_that_is_none_changes_nothing(
 
 def test_tables_are_exported_and_no_file_is_written_over_unasked(call: Callable[..., Ended], store: Store) -> None:
     export = ["+runs=learning_rates", "runs.export=results/out/x.csv"]
-    assert call(*export, "runs.where=norm=batch").out == "results/out/x.csv: 3 rows of 56 columns\n"
+    assert call(*export, "runs.where=norm=batch").out == "results/out/x.csv: 3 rows of 57 columns\n"
     assert_one_line(call(*export), "runs.export=results/out/x.csv: is there already; runs.yes=true writes over it$")
     assert len(pd.read_csv("results/out/x.csv")) == 3
     assert call(*export, "runs.yes=true").status == 0
