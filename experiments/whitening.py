@@ -75,12 +75,12 @@ def analyse(results: Results) -> Tables:
         best[*arm, "fastest rate"] = Estimate(lr, n=len(cells[lr]))
         best |= {(*arm, quantity): rates[*arm, lr, quantity] for quantity in (STEPS, "final accuracy")}
         best[*arm, TIME] = analysis.mean(cells[lr]["ms"].where(~cells[lr]["diverged"]))
+    falling, measured = curves.assign(test_accuracy=-curves["train_loss"]), curves["train_loss"].notna().any()
     for arm, cell in fastest.items():
         network, activation, norm, inputs = arm
         if inputs != "raw" and (raw := fastest.get((network, activation, norm, "raw"))) is not None:
             best[*arm, OVER_RAW] = analysis.speed_up_to(LEVEL, raw, cell, curves)
-            if curves["train_loss"].notna().any():
-                falling = curves.assign(test_accuracy=-curves["train_loss"])
+            if measured:
                 best[*arm, OVER_RAW_BY_LOSS] = analysis.speed_up_to(-LOSS, raw, cell, falling)
         if norm == WHITENING and (plain := fastest.get((network, activation, "batch", inputs))) is not None:
             best[*arm, OVER_NORM] = analysis.speed_up_to(LEVEL, plain, cell, curves)

@@ -186,6 +186,13 @@ def test_batch_norm_needs_two_examples(norm: str) -> None:
         a_run({"train.batch_size": 1, "model.norm": norm})
 
 
+def test_how_much_inputs_are_whitened_is_given_with_whitened_inputs_alone() -> None:
+    assert a_run({"dataset.inputs": "whitened", "dataset.whitening_epsilon": 0.1}).run_id
+    told = r"^dataset\.whitening_epsilon=0\.1: only with dataset\.inputs=whitened$"
+    with pytest.raises(InputError, match=told):
+        a_run({"dataset.inputs": "centred", "dataset.whitening_epsilon": 0.1})
+
+
 # What a run is
 
 LEAVES: dict[str, Any] = {
