@@ -8,11 +8,14 @@ and local response normalization can go without loss; the rate and its decay mak
 about 1% improvements in the validation accuracy" and works as batch norm's randomness does, so only with batch norm.
 
 Table ``changes`` has of each change, paired by seed: the gain in final test accuracy by it alone over the baseline, and
-by it on top of the other six; and the speed-up, in steps to the highest accuracy of the slower one's curve, which both
-reach at the latest with the seed's last measurement, or a bound. ``arms`` has what all of these are made of. A critic
-would say that the network is small and trains for tens of epochs, where shuffling matters more than with 1.2 million
-images; that the rate of the baseline was not tuned; that the sizes of decay and dropout are not the paper's, which does
-not state them; and that a regularizer which can go from a small network may be wanted in a large one.
+by it on top of the other six; of shuffling also the gain without batch norm, and how much more it gains with it; and
+the speed-up, in steps to the highest accuracy of the slower one's curve, which both reach at the latest with the seed's
+last measurement, or a bound. ``arms`` has what all of these are made of. A critic would say that the network is small
+and trains for tens of epochs, where shuffling matters more than with 1.2 million images; that the rate of the baseline
+was not tuned; that the sizes of decay and dropout are not the paper's, which does not state them; and that a
+regularizer which can go from a small network may be wanted in a large one. The criterion for shuffling was made
+stricter after the runs: it asked only that nothing is gained without batch norm, which holds as well where nothing is
+gained with it. Shuffling for 50,000 steps, in the networks of Figure 1, is in ``unstated``.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
 """The setting that each change is one of, and the order in which its values come: the changed one is the first."""
 REMOVED = [change for change in CHANGES if change not in (RATE, DECAY, SHUFFLING)]
 ALONE, ON_TOP, PLAIN = "alone", "on top of the others", "alone, without batch norm"
+MORE = "alone, with it more than without"
 OFFSETS = {ALONE: -0.2, ON_TOP: 0.0, PLAIN: 0.2}
 GAIN, SPEED = "gain in accuracy", "speed-up"
 Rows = dict[tuple[object, ...], Estimate]
@@ -65,12 +69,16 @@ def analyse(results: Results) -> Tables:
         ("none", set(), PLAIN),
     ]
     for change in CHANGES:
+        gains = {}
         for norm, others, where in comparisons:
             before, after = (cells.get((norm, _name(changes))) for changes in (others - {change}, others | {change}))
             if before is not None and after is not None:
                 found[change, where, GAIN] = analysis.difference(after["accuracy"], before["accuracy"])
+                gains[where] = after["accuracy"] - before["accuracy"]
                 found[change, where, SPEED] = _speed_up(before, after, curves)
                 diverged[change, where] = analysis.share(pd.concat([before, after])["diverged"])
+        if ALONE in gains and PLAIN in gains:
+            found[change, MORE, GAIN] = analysis.difference(gains[ALONE], gains[PLAIN])
     return {
         "changes": analysis.table(found, ["change", "where", "quantity"]),
         "arms": analysis.table(arms, ["norm", "arm", "quantity"]),
@@ -146,10 +154,10 @@ def findings(tables: Tables) -> list[Finding]:
     return [finding for finding in found if finding.estimate.n]
 
 
-def with_norm_only(tables: Tables) -> list[Finding]:
-    """Return the gain by shuffling without batch norm, which the paper's reason for it rules out."""
-    gain = estimate(tables["changes"], SHUFFLING, PLAIN, GAIN)
-    return [analysis.below(f"gain by {SHUFFLING} without batch norm", gain, MATTERS)] if gain.n else []
+def with_norm_more(tables: Tables) -> list[Finding]:
+    """Return what shuffling gains with batch norm more than without it."""
+    gain = estimate(tables["changes"], SHUFFLING, MORE, GAIN)
+    return [analysis.beyond(f"gain by {SHUFFLING}, with batch norm less without", gain, 0)] if gain.n else []
 
 
 EXPERIMENT = Experiment(
@@ -170,8 +178,8 @@ EXPERIMENT = Experiment(
             id="+shuffling",
             section="Section 4.2.1",
             sentence="Shuffling gains as batch norm's randomness does, and so not without batch norm.",
-            criterion="Without batch norm, shuffling gains at most 0.01 of accuracy, with the whole interval.",
-            findings=with_norm_only,
+            criterion="With the whole interval, shuffling gains more accuracy with batch norm than without it.",
+            findings=with_norm_more,
             figure="accelerating",
         ),
     ],
