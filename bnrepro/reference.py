@@ -170,13 +170,15 @@ def _nullable() -> set[str]:
 def write_tables(results: Results, folder: Path) -> None:
     """Write each table that has rows to TABLE.csv.xz, measures with five significant digits, probabilities with three.
 
-    Of runs in float64, whose point is the last digits, measures have them all. Settings are in ``runs`` alone, those
-    that are lists or mappings in JSON. Probabilities and labels are in base 64.
+    Measures of layers and units, of which there are many, have four; of runs in float64, whose point is the last
+    digits, all measures have them all. Settings are in ``runs`` alone, those that are lists or mappings in JSON.
+    Probabilities and labels are in base 64.
     """
     from .figures import atomic_write
 
-    digits = 17 if "float64" in {*results.runs.get("train.dtype", ())} else 5
+    exact = "float64" in {*results.runs.get("train.dtype", ())}
     for name in TABLES:
+        digits = 17 if exact else 4 if name in ("layers", "units") else 5
         table = results.table(name)
         if "probabilities" in table:
             table = table.assign(probabilities=table["probabilities"].map(_rounded))

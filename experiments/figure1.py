@@ -333,7 +333,7 @@ def _ratios(drift: Drifts) -> Iterator[tuple[tuple[Any, ...], Estimate]]:
 
 
 def _spell(initialization: str, lr: float) -> str:
-    return f"{initialization}, learning rate {lr:g}"
+    return f"{initialization}, rate {lr:g}"
 
 
 def draw(tables: Tables) -> dict[str, Figure]:

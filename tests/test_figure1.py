@@ -323,7 +323,7 @@ def test_where_all_runs_have_units_each_setting_and_seed_counts_once() -> None:
     assert found == pytest.approx(Estimate(0.001, 0.001, 0.001, 2))
 
 
-SETTING = "std 0.1, learning rate 0.1"
+SETTING = "std 0.1, rate 0.1"
 
 
 def path(*medians: float) -> dict[int, float]:
@@ -496,11 +496,11 @@ def test_figure_1a_shows_the_common_setting_first_over_the_curves_of_the_paper()
     assert common.get_title() == "one setting for both arms"
     texts = [[text.get_text() for text in legend_of(ax).get_texts()] for ax in (common, own)]
     assert texts[0] == [
-        "xavier, learning rate 0.3\n0.004\ncrossed 0.053, at the end +0.004",
-        "xavier, learning rate 0.3\n0.003\ncrossed 0.025, at the end +0.003",
+        "xavier, rate 0.3\n0.004\ncrossed 0.053, at the end +0.004",
+        "xavier, rate 0.3\n0.003\ncrossed 0.025, at the end +0.003",
     ]
     assert legend_of(common).get_title().get_text().startswith("nearest of 3 settings, ")
-    assert [text.splitlines()[0] for text in texts[1]] == ["std 0.1, learning rate 1", "std 0.01, learning rate 3"]
+    assert [text.splitlines()[0] for text in texts[1]] == ["std 0.1, rate 1", "std 0.01, rate 3"]
     shown = [PRINTED["none"], off_by("none", 0.004), PRINTED["batch"], off_by("batch", 0.003)]
     for line, expected in zip(lines_of(common), shown, strict=True):
         assert line == pytest.approx(expected)

@@ -262,7 +262,7 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
     ),
     (
         "shown: all of the 100, at {} |",
-        lambda: [units_at().replace("xavier, learning rate", "Xavier, rate")],
+        lambda: [units_at().replace("xavier", "Xavier")],
     ),
     ("all that was measured is calmer with it, {} to {} times", lambda: span(relative_drift(), "{:.2f}")),
     (

@@ -50,6 +50,16 @@ def test_reference_data_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv.xz", "runs.csv.xz", "units.csv.xz"]
 
 
+def test_measures_have_five_significant_digits_and_those_of_layers_and_units_four(tmp_path: Path) -> None:
+    results, measure = some_results(), 0.0123456
+    layers = pd.DataFrame({"run_id": ["0123456789012345"], "step": [0], "layer": [1], "drift": [measure]})
+    curves, units = results.curves.assign(train_loss=measure), results.units.assign(p50=measure)
+    write_tables(Results(results.runs, curves, layers, units), tmp_path)
+    again = read_tables(tmp_path)
+    assert again.curves["train_loss"].tolist() == [0.012346] * 2
+    assert (again.layers["drift"].item(), again.units["p50"].item()) == (0.01235, 0.01235)
+
+
 def test_predictions_come_back_with_three_decimals(tmp_path: Path) -> None:
     results, labels = some_results(), np.array([0, 2], np.uint8)
     probabilities = np.array([[0.12345, 0.8771, 4e-4], [6e-4, 0, 1]], np.float16)
