@@ -203,6 +203,9 @@ def label_rows(axes: Iterable[Axes], label: str) -> None:
 
 # Lines, bands, crosses
 
+ALL_DIVERGED, SOME_DIVERGED = 1.8, 0.7
+"""The strokes of a cross, in points: where every seed diverged, and where some did."""
+
 
 def line(ax: Axes, table: pd.DataFrame, look: dict[str, Any], **changes: Any) -> None:
     """Draw ``value`` against the index of a table as a line, and ``low`` to ``high`` as a band around it."""
@@ -230,15 +233,17 @@ def points(ax: Axes, table: pd.DataFrame, look: dict[str, Any], along: Literal["
         ax.errorbar(**where, **look | changes | ({"marker": triangles[bound]} if bound else {}))
 
 
-def crosses(ax: Axes, at: Iterable[float], look: dict[str, Any], height: float = 0.05) -> None:
+def crosses(
+    ax: Axes, at: Iterable[float], look: dict[str, Any], height: float = 0.05, stroke: float = ALL_DIVERGED
+) -> None:
     """Draw a cross for each run that diverged, ``height`` being a share of that of the panel."""
     where: Any = {"transform": ax.get_xaxis_transform(), "clip_on": False}
     if x := [*at]:  # without any, constrained layout would make room for a cross at the figure's corner
-        ax.plot(x, [height] * len(x), "x", color=look.get("color"), markersize=6.5, markeredgewidth=1.8, **where)
+        ax.plot(x, [height] * len(x), "x", color=look.get("color"), markersize=6.5, markeredgewidth=stroke, **where)
 
 
 def crosses_of(ax: Axes, shares: pd.DataFrame, look: dict[str, Any], height: float = 0.05) -> None:
-    """Draw a cross where runs diverged, with how many of the seeds if not all did.
+    """Draw a cross where runs diverged, a thin one where only some of the seeds did.
 
     Args:
         ax: a panel.
@@ -246,12 +251,9 @@ def crosses_of(ax: Axes, shares: pd.DataFrame, look: dict[str, Any], height: flo
         look: of the arm.
         height: a share of that of the panel.
     """
-    shares = shares[shares["value"] > 0]
-    crosses(ax, shares.index, look, height)
-    for x, share, n in zip(shares.index, shares["value"], shares["n"], strict=True):
-        if share < 1:
-            look = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
-            ax.annotate(f"{share * n:.0f}/{n}", (x, height), (5, 0), xycoords=ax.get_xaxis_transform(), **look)
+    share = shares["value"]
+    crosses(ax, shares.index[share == 1], look, height)
+    crosses(ax, shares.index[(share > 0) & (share < 1)], look, height, SOME_DIVERGED)
 
 
 # Axes
@@ -416,23 +418,27 @@ def arms_and_seeds(diverged: pd.DataFrame, **changes: Any) -> list[Artist]:
     return [*handles, cross()] if diverged["value"].any() else handles
 
 
-def cross(label: str = "diverged") -> Artist:
+def cross(label: str = "diverged", stroke: float = ALL_DIVERGED) -> Artist:
     """Return what a legend has of crosses."""
-    return Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=1.8, label=label)
+    return Line2D([], [], marker="x", linestyle="", color="0.3", markeredgewidth=stroke, label=label)
 
 
-def _is_cross(artist: Artist) -> bool:
-    return isinstance(artist, Line2D) and artist.get_marker() == "x"
+def _crosses_among(artists: Iterable[Artist]) -> list[Line2D]:
+    return [artist for artist in artists if isinstance(artist, Line2D) and artist.get_marker() == "x"]
 
 
 def legend(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
     """Draw the legend above the panels, where it hides nothing, in as many columns as fit, below a title.
 
-    Where a panel has a cross, and none of the handles says of what, the legend says that it is of a run that diverged.
+    Where a panel has a cross, and none of the handles says of what, the legend says that it is of a run that diverged;
+    and of thin ones, that some of the seeds did.
     """
-    lines_of_panels = (line for ax in figure.axes for line in ax.lines)
-    crossed, told = (any(_is_cross(each) for each in artists) for artists in (lines_of_panels, handles))
-    handles = [*handles, cross()] if crossed and not told else handles
+    crossed = _crosses_among(line for ax in figure.axes for line in ax.lines)
+    strokes = {each.get_markeredgewidth() for each in crossed}
+    if strokes - {SOME_DIVERGED} and not _crosses_among(handles):
+        handles = [*handles, cross()]
+    if SOME_DIVERGED in strokes:
+        handles = [*handles, cross("diverged with some seeds", SOME_DIVERGED)]
     width = figure.get_figwidth()
     columns = max(1, min(len(handles), int(width / 2.3)))
     drawn = figure.legend(handles=handles, loc="outside upper center", ncols=columns)

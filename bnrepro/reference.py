@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import io
 import json
+import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -28,6 +30,9 @@ EXACTLY: dict[str, Any] = {"float_precision": "round_trip"} if pd.__version__ < 
 
 TABLES = ("runs", *MEASURED)
 """The tables of results, in the order in which they are given."""
+
+LONG = ("curves", "layers", "units")
+"""The tables whose files have a line for each column, not for each row: they are half as large so."""
 
 BYTES = ("probabilities", "labels")
 """The columns that hold numbers as bytes."""
@@ -172,7 +177,7 @@ def write_tables(results: Results, folder: Path) -> None:
 
     Measures of layers and units, of which there are many, have four; of runs in float64, whose point is the last
     digits, all measures have them all. Settings are in ``runs`` alone, those that are lists or mappings in JSON.
-    Probabilities and labels are in base 64.
+    Probabilities and labels are in base 64. The tables of :data:`LONG` are transposed.
     """
     from .figures import atomic_write
 
@@ -185,8 +190,9 @@ def write_tables(results: Results, folder: Path) -> None:
         others = table.select_dtypes(exclude=["number", "bool"])
         table = table.assign(**{str(column): [_to_json(value) for value in others[column]] for column in others})
         if len(table):
+            text = table.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")
             with atomic_write(folder / f"{name}.csv.xz") as partial:
-                table.to_csv(partial, index=False, float_format=f"%.{digits}g", compression="xz")
+                partial.write_bytes(lzma.compress((_transposed(text) if name in LONG else text).encode()))
 
 
 def read_tables(folder: Path) -> Results:
@@ -199,11 +205,19 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.csv.xz"
     if not path.exists():
         return pd.DataFrame({key: [] for key in ("run_id", *MEASURED.get(name, []))})
+    text = lzma.decompress(path.read_bytes()).decode()
+    file = io.StringIO(_transposed(text) if name in LONG else text)
     as_text = dict.fromkeys(("run_id", "code", "digest"), str)
-    table: pd.DataFrame = pd.read_csv(path, dtype=as_text, keep_default_na=False, na_values=[""], **EXACTLY)
+    table: pd.DataFrame = pd.read_csv(file, dtype=as_text, keep_default_na=False, na_values=[""], **EXACTLY)
     texts = table.select_dtypes(exclude=["number", "bool"])
     table = table.assign(**{str(name): [_from_json(value) for value in texts[name]] for name in texts})
     return table.assign(**{name: table[name].map(base64.b64decode) for name in BYTES if name in table})
+
+
+def _transposed(text: str) -> str:
+    """Return the CSV of a table of numbers and names, none of which is quoted, with its rows as columns."""
+    lines = (line.split(",") for line in text.splitlines())
+    return "".join(f"{','.join(line)}\n" for line in zip(*lines, strict=True))
 
 
 def _rounded(probabilities: bytes) -> bytes:

@@ -266,7 +266,7 @@ def _convergence(tables: Tables) -> Figure:
             parts.crosses(ax, rows(tables["diverged_at"], *key, norm, variant, lr)["value"], look)
         if (end := estimate(tables["steps_to_accuracy"], *key, "none", END, "target")).n:
             ax.axhline(end.value, **parts.REFERENCE, label="the baseline's end")
-        ax.legend(title="learning rate")
+        ax.legend(title="learning rate", frameon=True, framealpha=0.85, edgecolor="none")
     parts.axes_of_curves(axes, curves)
     parts.legend(figure, parts.band_over(int(curves["n"].max())))
     return figure

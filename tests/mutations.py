@@ -614,7 +614,9 @@ ROOMS: dict[str, list[Mutation]] = {
     ],
     "bnrepro/reference.py": [
         M("astype(float).round(3)", "astype(float).round(2)", "test_reference.py three_decimals"),
-        M("())} else 5", "())} else 2", "test_reference.py come_back"),
+        M('"units") else 5', '"units") else 2', "test_reference.py come_back"),
+        M('4 if name in ("layers", "units") else', "", "test_reference.py and_units_four"),
+        M("_transposed(text) if name in LONG else text).enc", "text).enc", "test_reference.py the_runs_alone"),
         M("*MEASURED[table], *columns, *more])", "*MEASURED[table], *more])", "test_reference.py by_its_name"),
         M("if name not in known()", "if not name", "test_api.py reference"),
         M('to_numpy("<f8") + 0.0', 'to_numpy("<f4") + 0.0', "test_stale.py every_bit"),
@@ -646,7 +648,8 @@ ROOMS: dict[str, list[Mutation]] = {
         M("mpl.rcParams.update(ALWAYS)", "pass", "test_figures.py style_sheet"),
         M("mpl.rcdefaults()", "pass", "test_figures.py"),
         M("_wanted.update(width=width, note=note)", "_wanted.update(note=note)", "test_figures.py width"),
-        M('shares[shares["value"] > 0]', "shares", "test_figures.py cross"),
+        M("(share > 0) & (share < 1)", "share < 1", "test_figures.py cross"),
+        M("if SOME_DIVERGED in strokes", "if 0 in strokes", "test_figures.py cross"),
     ],
     "bnrepro/composition.py": [
         M(

@@ -1,5 +1,6 @@
 """Reference data: tables of text, made of stored runs and shown again."""
 
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +78,10 @@ def test_settings_are_written_with_the_runs_alone(tmp_path: Path) -> None:
     curves = results.curves.assign(seed=0)  # as what an experiment has chosen of it may have
     assert not {*results.varying}.isdisjoint(results.curves)
     write_tables(Results(results.runs, curves, results.layers, results.units), tmp_path)
-    written = pd.read_csv(tmp_path / "curves.csv.xz")
-    assert [*written] == [*results.table("curves")]
-    assert {*written}.isdisjoint({"seed", *results.varying})
+    written = lzma.decompress((tmp_path / "curves.csv.xz").read_bytes()).decode()
+    columns = [line.partition(",")[0] for line in written.splitlines()]
+    assert columns == [*results.table("curves")]
+    assert {*columns}.isdisjoint({"seed", *results.varying})
 
 
 def test_reference_data_are_the_same_bytes_every_time(tmp_path: Path) -> None:
