@@ -213,7 +213,7 @@ def crossings(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> p
         For each row of ``runs``, ``steps``, the first measured step after 0 at which it has, and ``least``, one more
         than the measured step before; inf where the run never gets there, NaN without a target.
     """
-    curves = curves[curves["step"] > 0].sort_values("step")
+    curves = curves[(curves["step"] > 0) & curves["run_id"].isin(runs["run_id"])].sort_values("step")
     least = curves.groupby("run_id")["step"].shift(fill_value=0) + 1
     there = curves["test_accuracy"] >= curves["run_id"].map(targets.set_axis(runs["run_id"]))
     first = curves.assign(steps=curves["step"], least=least)[there].drop_duplicates("run_id").set_index("run_id")
