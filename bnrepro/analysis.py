@@ -213,11 +213,15 @@ def crossings(runs: pd.DataFrame, targets: pd.Series, curves: pd.DataFrame) -> p
         For each row of ``runs``, ``steps``, the first measured step after 0 at which it has, and ``least``, one more
         than the measured step before; inf where the run never gets there, NaN without a target.
     """
-    curves = curves[(curves["step"] > 0) & curves["run_id"].isin(runs["run_id"])].sort_values("step")
-    least = curves.groupby("run_id")["step"].shift(fill_value=0) + 1
-    there = curves["test_accuracy"] >= curves["run_id"].map(targets.set_axis(runs["run_id"]))
-    first = curves.assign(steps=curves["step"], least=least)[there].drop_duplicates("run_id").set_index("run_id")
-    found = first[["steps", "least"]].reindex(runs["run_id"]).astype(float).fillna(math.inf).set_axis(runs.index)
+    row = pd.Index(runs["run_id"]).get_indexer(curves["run_id"])
+    own = (row >= 0) & (curves["step"] > 0).to_numpy()
+    order = np.lexsort((curves["step"][own], row[own]))
+    row, step, accuracy = (np.asarray(each)[own][order] for each in (row, curves["step"], curves["test_accuracy"]))
+    least = np.where(np.diff(row, prepend=-1), 0, np.roll(step, 1)) + 1
+    there = accuracy >= targets.to_numpy(float)[row]
+    reached, first = np.unique(row[there], return_index=True)
+    found = pd.DataFrame(math.inf, runs.index, ["steps", "least"])
+    found.iloc[reached] = np.stack([step, least], axis=1)[there][first]
     return found.where(targets.notna(), axis=0)
 
 
