@@ -112,6 +112,10 @@ def compared(table: str, *key: str) -> list[str]:
     return [spelled("learning_rates", table, each, "std 0.1", "batch", *key) for each in ("sigmoid", "relu")]
 
 
+def inception(model: str, quantity: str) -> str:
+    return spelled("inception", "models", model, quantity)
+
+
 def higher_rates() -> list[Finding]:
     experiment = import_experiment("learning_rates")
     assert experiment
@@ -187,7 +191,7 @@ def shifts() -> Sequence[Finding]:
     return [finding for finding in findings if "probe of 120, whole" in finding.of]
 
 
-MIDDLE, PAPERS = "median of all", "the paper's"
+MIDDLE, PAPERS, GAIN = "median of all", "the paper's", "gain in best accuracy"
 TRAINED = [0.025, 0.1, 0.4]
 NO_RESULTS = [
     "95% t-intervals",
@@ -205,6 +209,9 @@ NO_RESULTS = [
     "the unit in the middle of our 100",
     "all 100 units without",
     "Inception at 30 times the rate of a baseline that fails at 5 times",
+    "best accuracy in 14 times fewer steps with batch norm",
+    "Figures 2 and 3",
+    "CIFAR-10, 9,000 steps of 32 images, 3 seeds",
     "3 hidden layers of 100 units, plain SGD, 50,000 steps of 60 examples",
     "start with a standard deviation of 0.1, in 5 seeds (3 for the other initializations)",
     "a final accuracy of 90% up",
@@ -372,6 +379,34 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
             "where weights start with a standard deviation of 0.01"
         ),
         lambda: [*span(at_equal_rates("std 0.1"), "{:.1f}"), at_equal_rates("std 0.01").max()],
+    ),
+    (
+        (
+            "at the rate that is the plain network's best on validation images, {}: with batch norm it takes {} times "
+            "fewer steps to the plain network's best accuracy (the paper's: {:.1f}), and the gain in best accuracy "
+            "is {}"
+        ),
+        lambda: [
+            inception("Inception", "learning rate"),
+            inception("BN-Baseline", "speed-up"),
+            number("inception", "models", "BN-Baseline", "speed-up in the paper"),
+            inception("BN-Baseline", GAIN),
+        ],
+    ),
+    (
+        "At five times the rate the gain is {} and at thirty times {}, where the rate decays six times faster",
+        lambda: [inception("BN-x5", GAIN), inception("BN-x30", GAIN)],
+    ),
+    (
+        "with that of the plain network, five times the rate takes {} times fewer steps and gains {}",
+        lambda: [inception("BN-x5-Slow", "speed-up"), inception("BN-x5-Slow", GAIN)],
+    ),
+    (
+        "Without batch norm, five times the rate gains {}, and diverges with {:.0f}% of the seeds",
+        lambda: [
+            inception("Inception-x5", GAIN),
+            number("inception", "models", "Inception-x5", "diverged", scale=100),
+        ],
     ),
     (
         (

@@ -34,7 +34,7 @@ DIGITS: dict[str, Any] = {"name": "digits"}
 
 @pytest.mark.parametrize("name", sorted(full_scale()))
 def test_the_settings_of_every_run_are_read_back_from_the_table(name: str, tmp_path: Path) -> None:
-    runs = runs_of(name, "dataset=mnist") if name == "figure1" else runs_of(name)
+    runs = runs_of(name, *full_scale()[name])
     some = runs[:: max(1, len(runs) // 60)]
     write_tables(made_up(some), tmp_path)
     found, left_out = recognise(settings(read_table(tmp_path, "runs")))
