@@ -313,8 +313,8 @@ def test_crosses_are_thin_where_some_of_the_seeds_diverged_and_the_legend_says_s
     ):
         ax.clear()
         figures.crosses_of(ax, drawn.loc[rates], style("batch"), 0.2)
-        figure = ax.get_figure(root=True)
-        assert figure
+        figure = ax.figure
+        assert isinstance(figure, Figure)
         figures.legend(figure, [])
         assert [text.get_text() for text in figure.legends.pop().get_texts()] == told
         assert lines_of(ax, "x") == crosses
