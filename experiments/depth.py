@@ -44,7 +44,7 @@ START, END = "before training", "after training"
 LOST = "lost by depth"
 GRADIENT, CHANGE, SATURATED = "gradient growth per layer", "change growth per layer", "saturated"
 RATIO = "change growth, with over without"
-SMALL = "normal 0.1"
+SMALL = "std 0.1"
 REMEDIED = 10
 """The depth at which the usual remedies are compared, or the deepest."""
 SATURATING = ("sigmoid", "tanh")
@@ -54,8 +54,7 @@ def analyse(results: Results) -> Tables:
     """Return the tables that the module's docstring describes, and what the figures are drawn from."""
     runs, layers = analysis.outcomes(results), results.table("layers")
     runs["depth"] = runs["model.hidden"].map(len)
-    std = runs["model.init.std"].astype(float)
-    runs["init"] = runs["model.init.scheme"].where(std.isna(), "normal " + std.map("{:g}".format))
+    runs["init"] = analysis.initializations(runs)
     last = layers["run_id"].map(runs.set_index("run_id")["steps"])
     for when, at in ((START, 0), (END, last)):
         runs = runs.join(_signals(layers[layers["step"] == at]).add_prefix(f"{when}, "), on="run_id")

@@ -111,13 +111,13 @@ def test_saturation_is_compared_where_both_train() -> None:
 
 def test_remedies_are_one_by_one_and_all_of_them() -> None:
     accuracies: dict[Setting, list[float]] = {
-        ("sigmoid", "none", 10, "normal 0.1", 1.0): [0.1, 0.1],
-        ("sigmoid", "none", 10, "normal 0.1", 0.1): [0.2, 0.2],
+        ("sigmoid", "none", 10, "std 0.1", 1.0): [0.1, 0.1],
+        ("sigmoid", "none", 10, "std 0.1", 0.1): [0.2, 0.2],
         ("sigmoid", "none", 10, "xavier", 1.0): [0.3, 0.3],
-        ("relu", "none", 10, "normal 0.1", 1.0): [0.1, 0.1],
+        ("relu", "none", 10, "std 0.1", 1.0): [0.1, 0.1],
         ("relu", "none", 10, "he", 0.1): [0.9, 0.9],
-        ("sigmoid", "batch", 10, "normal 0.1", 1.0): [0.95, 0.95],
-        ("sigmoid", "none", 20, "normal 0.1", 1.0): [0.4, 0.4],
+        ("sigmoid", "batch", 10, "std 0.1", 1.0): [0.95, 0.95],
+        ("sigmoid", "none", 20, "std 0.1", 1.0): [0.4, 0.4],
     }
     tables = tables_of(accuracies)
     table = tables["remedies"]

@@ -234,7 +234,7 @@ NO_RESULTS = [
     "Digits, 10 seeds",
     "Ioffe 2017",
     "for ReLU networks at rate 0.1",
-    "which 5 seeds do not tell from nothing",
+    "in 10 seeds ([each size",
 ]
 """What the page says of the paper and of settings, with numbers in it."""
 
