@@ -401,7 +401,7 @@ SENTENCES: list[tuple[str, Callable[[], Any]]] = [
         ],
     ),
     (
-        ("over the last quarter of the steps the plain network's accuracy rises by {}, that with batch norm by {}"),
+        "over the last quarter of the steps the plain network's accuracy rises by {}, that with batch norm by {}",
         lambda: [inception("Inception", RISE), inception("BN-Baseline", RISE)],
     ),
     (
